@@ -1,0 +1,1 @@
+//! `ClusterSource`: where manifest, secrets and status come from; how proxies acknowledge.

@@ -1,0 +1,2 @@
+//! The command `pgstmtpool`.
+fn main() {}

@@ -1,1 +1,27 @@
-//! The `PgPool` resource: what a person writes (`raw`), what the code uses, and its status.
+//! The `PgPool` resource.
+//!
+//! * `raw`: what a person wrote, exactly: a manifest or an object of the Kubernetes API;
+//! * [`PoolConfig`]: what the code uses. To hold one is proof that it is valid; `parse_manifest` makes it from a
+//!   file, `PoolConfig::from_spec` from an object, and both report every [`Fault`] at once;
+//! * [`status`]: what the operator writes and the proxies follow;
+//! * [`hba`]: one rule in the form of `pg_hba.conf`, parsed.
+//!
+//! This crate decides nothing at run time, opens nothing, and knows none of our other crates.
+
+mod config;
+mod fault;
+pub mod hba;
+pub mod status;
+pub mod units;
+
+pub use config::*;
+pub use fault::{Fault, Faults};
+
+/// The API group of the resource.
+pub const GROUP: &str = "pgstmtpool.io";
+/// The version of the resource this build reads and writes.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of every manifest of ours.
+pub const API_VERSION: &str = "pgstmtpool.io/v1alpha1";
+/// `kind` of every manifest of ours.
+pub const KIND: &str = "PgPool";

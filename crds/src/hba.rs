@@ -1,0 +1,1 @@
+//! One rule in the form of `pg_hba.conf`.

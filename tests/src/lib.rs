@@ -1,1 +1,39 @@
-//! Harness of the cross-crate tests.
+//! Test support: what starts real PostgreSQL clusters, proxies and operators, speaks to them, and cleans up.
+//!
+//! Begin with [`World`] (one temporary folder and everything that runs in it), then [`Cluster`] (a master and its
+//! streaming replicas), [`Manifest`] and [`Proxy`]. [`wire`] is a small protocol client of its own, written without
+//! `pgnet` on purpose: a fault in our codec must not hide itself.
+//!
+//! Nothing here is part of the product. Everything blocks; a failure is a panic that says what was waited for and
+//! shows the end of the logs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support: a panic is a failed test"
+)]
+
+mod cluster;
+mod manifest;
+mod procfs;
+mod programs;
+mod server;
+mod stats;
+mod tools;
+mod wait;
+mod workload;
+mod world;
+
+pub mod script;
+pub mod wire;
+
+pub use cluster::{Cluster, ClusterBuilder};
+pub use manifest::Manifest;
+pub use procfs::{Usage, open_files, resident_bytes, resident_of, usage_of};
+pub use programs::{Operator, OperatorBuilder, Proxy, ProxyBuilder, http_get, program};
+pub use server::{Server, StopMode};
+pub use stats::{Latencies, median};
+pub use tools::{Output, Python, pgbench, psql, run_to_end};
+pub use wait::{DEADLINE, wait_for, wait_until};
+pub use workload::{SetTest, SetVerdict};
+pub use world::{Process, World, free_port, postgres_binary, postgres_major};

@@ -1,0 +1,45 @@
+# Thin on purpose: each target installs what it needs (Debian, Ubuntu) or names exactly what is missing, shows how far
+# it is, and ends with a summary. `make help` lists them.
+
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+
+.PHONY: help build test lint demo bench fuzz soak e2e images
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## release builds of all programs in target/release
+	@scripts/install-deps.sh build
+	$(CARGO) build --release --workspace --bins --locked
+
+test: ## every test: units, wire scripts, real clusters, drivers, failover
+	@scripts/install-deps.sh test
+	@scripts/test.sh
+
+lint: ## format, clippy, documentation, licences and advisories
+	@scripts/install-deps.sh build
+	@scripts/lint.sh
+
+demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KEEP=1 leaves it running)
+	@scripts/install-deps.sh test
+	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl -p pgstmtpool-tests --bins
+	@$${CARGO_TARGET_DIR:-target}/release/demo
+
+bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
+	@scripts/install-deps.sh bench
+	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-tests --bins
+	@$${CARGO_TARGET_DIR:-target}/release/bench
+
+fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs the nightly toolchain and cargo-fuzz
+	@scripts/fuzz.sh
+
+soak: ## the failover tests for SOAK_MINUTES (default 60)
+	@scripts/install-deps.sh test
+	@scripts/soak.sh
+
+e2e: ## end to end on Kubernetes
+	@echo "make e2e: there is no Kubernetes support yet, so there is nothing to run; see ARCHITECTURE.md" >&2; exit 1
+
+images: ## container images
+	@echo "make images: there are no container images yet; see ARCHITECTURE.md" >&2; exit 1

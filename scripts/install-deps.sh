@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what a make target needs, on Debian and Ubuntu, as root or with sudo. Quiet about what is there already.
+# Elsewhere, or without the right to install, it names exactly what is missing and exits with 1.
+#   usage: scripts/install-deps.sh build|test|bench
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+what=${1:-test}
+missing=()   # Debian packages
+hints=()     # what to do about things that are not packages
+
+have() { command -v "$1" >/dev/null 2>&1; }
+need() { have "$1" || missing+=("$2"); }   # program, package
+
+newest() { apt-cache search --names-only "$1" 2>/dev/null | awk '{print $1}' | sort -V | tail -n 1; }
+
+have_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] && return 0
+  compgen -G '/usr/lib/*/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib64/libclang*.so*' >/dev/null
+}
+
+have_postgres() {
+  [ -x "${PGBIN:-/nowhere}/initdb" ] && return 0
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return 0
+  have initdb
+}
+
+check_build() {
+  have cargo || hints+=("cargo, the package manager of Rust (rustup.rs)")
+  need cc gcc
+  need make make
+  have_libclang || missing+=(libclang)   # for the build of pg_query; the newest libclang1-N, see below
+}
+
+check_test() {
+  check_build
+  have_postgres || missing+=(postgresql postgresql-contrib)
+  if [ "$(id -u)" = 0 ]; then need setpriv util-linux; fi
+  need python3 python3
+  if [ ! -x "$here/.cache/venv/bin/python" ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    missing+=(python3-venv)
+  fi
+}
+
+check_bench() {
+  check_test
+  [ -n "${PGBOUNCER:-}" ] || need pgbouncer pgbouncer
+  if [ "${PEERS:-all}" = all ]; then need haproxy haproxy; need pgpool pgpool2; fi
+}
+
+install_missing() {
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  local sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    if have sudo && sudo -n true 2>/dev/null; then sudo=(sudo -n); else return 1; fi
+  fi
+  have apt-get || return 1
+  echo "installing: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  "${sudo[@]}" apt-get update -qq >"$log" 2>&1 || { cat "$log"; return 1; }
+  local packages=() package
+  for package in "${missing[@]}"; do
+    if [ "$package" = libclang ]; then package=$(newest '^libclang1-[0-9]+$'); fi
+    packages+=("${package:-libclang1}")
+  done
+  # Debian's postgresql package would start a cluster of its own; tests make theirs.
+  if ! [ -e /etc/postgresql-common/createcluster.conf ] && [ ${#sudo[@]} = 0 ]; then
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+  fi
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    -o Dpkg::Options::=--force-confold "${packages[@]}" >"$log" 2>&1 || { tail -n 30 "$log"; return 1; }
+  rm -f "$log"
+}
+
+make_venv() {
+  local venv="$here/.cache/venv"
+  if "$venv/bin/python" -c 'import psycopg, asyncpg' 2>/dev/null; then return 0; fi
+  echo "making a Python environment with psycopg and asyncpg in .cache/venv"
+  python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check 'psycopg[binary]>=3.2' 'asyncpg>=0.30'
+}
+
+case $what in
+  build|test|bench) "check_$what" ;;
+  *) echo "usage: $0 build|test|bench" >&2; exit 2 ;;
+esac
+if ! install_missing; then
+  hints+=("packages (Debian's names): ${missing[*]}")
+fi
+if [ "${#hints[@]}" -gt 0 ]; then
+  echo "missing for 'make $what':" >&2
+  printf '  - %s\n' "${hints[@]}" >&2
+  exit 1
+fi
+[ "$what" = build ] || make_venv

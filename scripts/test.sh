@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# All tests: builds everything, runs every suite, shows cargo's own output as it comes, ends with a summary.
+#   usage: scripts/test.sh [arguments of cargo test]
+set -uo pipefail
+
+cd "$(dirname "$0")/.."
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+started=$SECONDS
+
+say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - started))"; }
+
+say "building"
+cargo build --workspace --bins --locked || exit 1
+say "testing"
+# Suites run one after another; within one, a few tests at a time: each may start a cluster of its own.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) > 4 ? 4 : $(nproc)))}
+cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log"
+code=${PIPESTATUS[0]}
+say "summary"
+scripts/summary.sh "$log" "$code"

@@ -1,1 +1,0 @@
-//! One rule in the form of `pg_hba.conf`.

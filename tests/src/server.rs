@@ -93,6 +93,7 @@ impl Server {
         // In a container whose first process reaps nobody the dead postmaster stays a zombie, and PostgreSQL would
         // take its lock file for that of a running server.
         let _ = std::fs::remove_file(self.data.join("postmaster.pid"));
+        let _ = std::fs::remove_file(self.sockets.join(format!(".s.PGSQL.{}.lock", self.port)));
     }
 
     /// SIGSTOP to the postmaster and all its children: the machine hangs.

@@ -56,6 +56,8 @@ pub struct Client {
     pub protocol: ProtocolVersion,
     /// May run the changing commands of `pseudo`.
     pub admin: bool,
+    /// Its place among `limits.maxClients` and the like: to be kept as long as the client is served, and dropped then.
+    pub seat: Option<Box<dyn std::any::Any + Send>>,
 }
 
 /// How a login ended.

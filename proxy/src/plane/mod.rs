@@ -17,7 +17,7 @@ use crds::PoolConfig;
 pub use client::{Client, Door, Doorman, Login, Peer};
 pub use counters::{BUCKETS_US, Counter, Counters, Histogram};
 pub use rows::{ClientRow, PinRow, PoolRow, ServerRow};
-pub use topology::{Mode, Replica, Server, Topology};
+pub use topology::{Identity, Mode, Replica, Server, Topology};
 
 /// A bound listening socket, handed to every data thread.
 pub enum Listener {

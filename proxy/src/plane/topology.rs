@@ -13,6 +13,17 @@ pub struct Server {
     pub target: Target,
     /// How to speak TLS to it.
     pub tls: Arc<ClientTls>,
+    /// What it has to be, where that is known: another server at its address is never written to.
+    pub identity: Option<Identity>,
+}
+
+/// Which cluster and which history a server belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `system_identifier` of pg_control_system().
+    pub system_identifier: String,
+    /// The timeline a master writes.
+    pub timeline: u32,
 }
 
 /// What proxies may do with requests for the master.
@@ -20,6 +31,8 @@ pub struct Server {
 pub enum Mode {
     /// Serve.
     Open,
+    /// A planned switchover begins: requests that would lease a worker are held, shared ones still run.
+    HoldingLeases,
     /// A planned switchover: finish what runs, hold what comes (`queryWait` does not run), close connections to the master.
     Paused,
     /// A failover: drop connections to the old master at once, hold what comes.
@@ -42,6 +55,8 @@ pub struct Topology {
     pub epoch: u64,
     /// See [`Mode`].
     pub mode: Mode,
+    /// While not open: leases are cut off at once instead of waited for (a forced switchover).
+    pub force: bool,
     /// `None`: unknown yet, requests wait and end in 57P03.
     pub master: Option<Arc<Server>>,
     /// Read-eligible replicas (the master among them where the resource lists it there).
@@ -52,6 +67,6 @@ impl Topology {
     /// Before anything is known: everything waits.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { epoch: 0, mode: Mode::Fenced, master: None, replicas: Vec::new() }
+        Self { epoch: 0, mode: Mode::Fenced, force: false, master: None, replicas: Vec::new() }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | line | does |
 //! |---|---|
-//! | `Q "sql"` | Query |
+//! | `Q "sql"` | Query; several strings are joined |
 //! | `P name "sql" [23 25]` | Parse; `""` is the unnamed statement, types may be left out |
 //! | `B portal name [values] [formats] [result formats]` | Bind; a value is a string or `null` |
 //! | `D S name`, `D P name`, `C S name`, `C P name` | Describe, Close |

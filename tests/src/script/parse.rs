@@ -137,7 +137,12 @@ fn line(number: usize, text: &str) -> Result<Line, String> {
 fn step(verb: &str, args: &[Token]) -> Result<Step, String> {
     let message = |bytes: Vec<u8>| Ok(Step::Message(bytes, false));
     match verb {
-        "Q" => Ok(Step::Message(encode::query(&text(args, 0)?), true)),
+        "Q" => {
+            let parts: Vec<Vec<u8>> = (0..args.len())
+                .map(|at| text(args, at))
+                .collect::<Result<_, _>>()?;
+            Ok(Step::Message(encode::query(&parts.concat()), true))
+        }
         "P" => message(encode::parse(
             &text(args, 0)?,
             &text(args, 1)?,

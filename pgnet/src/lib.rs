@@ -9,6 +9,7 @@
 //!   to a buffer; [`fields`] and [`sqlstate`]: what an error or a notice says;
 //! - [`quote`]: literals and identifiers for SQL text.
 
+pub mod auth;
 pub mod backend;
 pub mod fields;
 pub mod frame;

@@ -11,12 +11,15 @@
 
 pub mod auth;
 pub mod backend;
+pub mod client;
 pub mod fields;
 pub mod frame;
 pub mod frontend;
 pub mod quote;
 pub mod sqlstate;
 pub mod startup;
+pub mod stream;
+pub mod tls;
 mod wire;
 
 pub use wire::{DecodeError, Formats, Oids, Values};

@@ -42,7 +42,7 @@ impl std::fmt::Debug for Finished {
 }
 
 impl Server {
-    /// For a user with this verifier. `end_point` is [`crate::stream::Stream::end_point`] of a TLS connection, else `None`.
+    /// For a user with this verifier. `end_point` is [`crate::tls::ServerTls::end_point`] where the client came by TLS, else `None`.
     #[must_use]
     pub fn new(verifier: Verifier, end_point: Option<Vec<u8>>) -> Self {
         Self {

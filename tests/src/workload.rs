@@ -108,6 +108,11 @@ impl SetTest {
         &self.tally
     }
 
+    /// What is counted, for another thread.
+    pub fn tally_handle(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
     /// Waits until `count` more statements have succeeded: the workload runs.
     pub fn wait_progress(&self, count: u64, limit: Duration) {
         let goal = self.tally.done.load(Ordering::Relaxed) + count;

@@ -181,7 +181,10 @@ impl Act {
 
 /// What happened, for the log and for `kubectl get events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the events of OPERATOR B4, with master for primary")]
+#[expect(
+    missing_docs,
+    reason = "the names are the events of OPERATOR B4, with master for primary"
+)]
 pub enum Reason {
     MasterFound,
     MasterSuspect,
@@ -218,7 +221,10 @@ pub struct Note {
 impl Note {
     /// An event.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 
     /// Whether somebody should look at it.

@@ -20,17 +20,18 @@ impl Core {
     /// No status yet: whoever is the only one to take writes is master. Two of them are a person's business.
     pub(super) fn bootstrap(&self) -> Decision {
         let writable = self.writable();
-        let [(name, sample)] = writable.as_slice() else { return Decision::default() };
+        let [(name, sample)] = writable.as_slice() else {
+            return Decision::default();
+        };
         let seed = &self.settings.seed;
         let mut servers = self.settings.servers.iter();
         let all_told = servers.all(|server| self.view.server(&server.name).probed.is_some());
         // If the seed cannot be asked, somebody has to follow the one we see.
         let seed_is_out = *name != seed && self.view.server(seed).class != Some(Class::Up);
         let followed = self.settings.others(name).any(|server| {
-            self.view
-                .server(&server.name)
-                .current()
-                .is_some_and(|s| s.system == sample.system && s.receiver.as_ref().is_some_and(|r| r.streaming))
+            self.view.server(&server.name).current().is_some_and(|s| {
+                s.system == sample.system && s.receiver.as_ref().is_some_and(|r| r.streaming)
+            })
         });
         if !all_told || (seed_is_out && !followed) {
             return Decision::default();
@@ -44,13 +45,19 @@ impl Core {
         if *name == seed {
             return decision;
         }
-        decision.note(Reason::MasterAdopted, format!("the manifest begins with {seed}, but {name} takes the writes"))
+        decision.note(
+            Reason::MasterAdopted,
+            format!("the manifest begins with {seed}, but {name} takes the writes"),
+        )
     }
 
     /// Somebody promoted outside of us: follow the highest timeline, never the order of the list or the loudest.
     pub(super) fn adopt(&self, master: &Master, now: Instant) -> Option<Decision> {
         let writable = self.writable();
-        let mine = writable.iter().find(|(name, _)| **name == master.name).map(|(_, sample)| *sample);
+        let mine = writable
+            .iter()
+            .find(|(name, _)| **name == master.name)
+            .map(|(_, sample)| *sample);
         if let Some(sample) = mine
             && sample.system == master.system
             && sample.timeline > master.timeline
@@ -93,8 +100,10 @@ impl Core {
         durable.epoch += 1;
         durable.mode = Mode::Open;
         durable.master = Some(master_of(name, sample));
-        let message =
-            format!("{name} was promoted outside of the operator, timeline {}: following it", sample.timeline);
+        let message = format!(
+            "{name} was promoted outside of the operator, timeline {}: following it",
+            sample.timeline
+        );
         durable.finish(Finished {
             id: format!("adoption-{}", durable.epoch),
             kind: None,
@@ -113,5 +122,9 @@ impl Core {
 
 /// The record of a master as sampled.
 pub(super) fn master_of(name: &str, sample: &Sample) -> Master {
-    Master { name: name.to_owned(), timeline: sample.timeline, system: sample.system.clone() }
+    Master {
+        name: name.to_owned(),
+        timeline: sample.timeline,
+        system: sample.system.clone(),
+    }
 }

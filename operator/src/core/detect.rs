@@ -26,9 +26,11 @@ pub enum Verdict {
 }
 
 /// The verdict on the recorded master.
-pub fn judge(settings: &Settings, master: &Master, view: &View, now: Instant) -> Verdict {
+pub(super) fn judge(settings: &Settings, master: &Master, view: &View, now: Instant) -> Verdict {
     let seen = view.server(&master.name);
-    let Some(class) = seen.class else { return Verdict::Waiting("not probed yet".into()) };
+    let Some(class) = seen.class else {
+        return Verdict::Waiting("not probed yet".into());
+    };
     match class {
         Class::Up => match &seen.sample {
             Some(sample) if sample.recovery => Verdict::Demoted,
@@ -36,23 +38,40 @@ pub fn judge(settings: &Settings, master: &Master, view: &View, now: Instant) ->
         },
         Class::Odd => Verdict::Alive,
         Class::Starting => {
-            let since = seen.starting.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            let since = seen
+                .starting
+                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
             if since < settings.crash_grace {
                 return Verdict::Waiting("starting up".into());
             }
-            witnessed(settings, master, view, now, format!("starting up for {} s", since.as_secs()))
+            witnessed(
+                settings,
+                master,
+                view,
+                now,
+                format!("starting up for {} s", since.as_secs()),
+            )
         }
         Class::Refused | Class::Silent | Class::WriteHung => {
             let by_all = seen.refusals >= REFUSED_BY_ALL && refused_by_all(settings, view, now);
             if seen.failures < settings.threshold && !by_all {
-                return Verdict::Suspect(format!("{} of {} probes failed", seen.failures, settings.threshold));
+                return Verdict::Suspect(format!(
+                    "{} of {} probes failed",
+                    seen.failures, settings.threshold
+                ));
             }
             let what = match class {
                 Class::Refused => "its port is closed",
                 Class::WriteHung => "its writes hang",
                 _ => "it does not answer",
             };
-            witnessed(settings, master, view, now, format!("{} probes failed, {what}", seen.failures))
+            witnessed(
+                settings,
+                master,
+                view,
+                now,
+                format!("{} probes failed, {what}", seen.failures),
+            )
         }
     }
 }
@@ -94,7 +113,7 @@ fn is_hung(view: &View, master: &Master) -> bool {
 }
 
 /// What the routing may rely on before anything is promoted (I2).
-pub fn proxies_fenced(
+pub(super) fn proxies_fenced(
     settings: &Settings,
     durable: &Durable,
     view: &View,
@@ -102,7 +121,9 @@ pub fn proxies_fenced(
     quorum_detached: bool,
     now: Instant,
 ) -> bool {
-    let Some(operation) = &durable.operation else { return false };
+    let Some(operation) = &durable.operation else {
+        return false;
+    };
     if !view.heard {
         return false;
     }
@@ -111,7 +132,10 @@ pub fn proxies_fenced(
     }
     // The failsafe rule of a proxy without its store ends within a second, plus one for the way.
     let bound = settings.lease + Duration::from_secs(2);
-    let silent = view.proxies.values().filter(|proxy| proxy.facts.acked < operation.epoch);
+    let silent = view
+        .proxies
+        .values()
+        .filter(|proxy| proxy.facts.acked < operation.epoch);
     silent.fold(true, |fenced, proxy| {
         fenced
             && now.saturating_duration_since(proxy.changed) >= bound
@@ -120,6 +144,6 @@ pub fn proxies_fenced(
 }
 
 /// Whether a sample belongs to the recorded master in the state it was recorded in.
-pub fn is_intact(master: &Master, sample: &Sample) -> bool {
+pub(super) fn is_intact(master: &Master, sample: &Sample) -> bool {
     !sample.recovery && sample.system == master.system && sample.timeline == master.timeline
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub enum Mode {
     /// Use it.
     Open,
+    /// Hold what would open a lease; everything else runs.
+    Holding,
     /// Finish what runs, hold the rest.
     Paused,
     /// Drop every connection to it, hold requests.
@@ -41,8 +43,11 @@ impl SyncSet {
         if self.names.is_empty() {
             return String::new();
         }
-        let names: Vec<String> =
-            self.names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+        let names: Vec<String> = self
+            .names
+            .iter()
+            .map(|name| format!("\"{}\"", name.replace('"', "\"\"")))
+            .collect();
         format!("ANY {} ({})", self.k, names.join(","))
     }
 }
@@ -71,7 +76,11 @@ impl SyncState {
         {
             self.superseded.push(old);
         }
-        let SyncState { confirmed, pending, superseded } = self;
+        let SyncState {
+            confirmed,
+            pending,
+            superseded,
+        } = self;
         superseded.retain(|old| Some(old) != pending.as_ref() && Some(old) != confirmed.as_ref());
     }
 
@@ -100,6 +109,8 @@ pub enum Step {
     Declared,
     /// Switchover: checkpoints and slots while everybody still works.
     Warming,
+    /// Switchover: transactions end, and no new ones begin.
+    HoldingLeases,
     /// Switchover: proxies finish what runs and hold the rest.
     Pausing,
     /// Switchover: the target receives the rest of the log.
@@ -257,6 +268,9 @@ pub struct Rejoin {
     pub rewinding: bool,
     /// A person is needed.
     pub given_up: bool,
+    /// Its promotion was ordered and another was promoted instead: it may carry the same timeline number with other
+    /// contents, which nothing but a new copy cures. The timeline before that; one that stayed on it is innocent.
+    pub suspect: Option<u32>,
 }
 
 /// How many rewinds are tried before a person is asked.

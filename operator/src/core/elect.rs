@@ -4,7 +4,7 @@ use super::durable::{Blocked, Candidate, Kind, Operation, SyncSet, SyncState};
 use super::types::{Durability, Sample, Settings};
 
 /// A replica as measured.
-pub fn candidate(name: &str, priority: u8, sample: &Sample) -> Candidate {
+pub(super) fn candidate(name: &str, priority: u8, sample: &Sample) -> Candidate {
     Candidate {
         name: name.to_owned(),
         timeline: sample.timeline,
@@ -16,13 +16,17 @@ pub fn candidate(name: &str, priority: u8, sample: &Sample) -> Candidate {
 }
 
 /// R + W > N: at least one of the reachable must have confirmed every commit that was acknowledged under `set`.
-pub fn has_quorum(set: &SyncSet, reachable: &[Candidate]) -> bool {
-    let readable = set.names.iter().filter(|name| reachable.iter().any(|c| &c.name == *name)).count();
+pub(super) fn has_quorum(set: &SyncSet, reachable: &[Candidate]) -> bool {
+    let readable = set
+        .names
+        .iter()
+        .filter(|name| reachable.iter().any(|c| &c.name == *name))
+        .count();
     readable + set.k as usize > set.names.len()
 }
 
 /// Whether every recorded set has its quorum among `reachable`. Without a recorded set nothing is known: no.
-pub fn all_quorums(sync: &SyncState, reachable: &[Candidate]) -> bool {
+pub(super) fn all_quorums(sync: &SyncState, reachable: &[Candidate]) -> bool {
     let mut sets = sync.sets().peekable();
     sets.peek().is_some() && sets.all(|set| has_quorum(set, reachable))
 }
@@ -32,7 +36,7 @@ pub fn all_quorums(sync: &SyncState, reachable: &[Candidate]) -> bool {
 ///
 /// # Errors
 /// Why nobody may be promoted.
-pub fn choose(
+pub(super) fn choose(
     settings: &Settings,
     operation: &Operation,
     sync: &SyncState,
@@ -40,23 +44,39 @@ pub fn choose(
     force: bool,
 ) -> Result<Candidate, Blocked> {
     // Timelines first: a higher one that grew out of the old master's is newer, whatever its LSN.
-    let highest = measured.iter().map(|c| c.timeline).max().ok_or(Blocked::NoCandidate)?;
-    let mut able: Vec<&Candidate> =
-        measured.iter().filter(|c| c.timeline == highest && c.priority > 0 && !c.delayed).collect();
+    let highest = measured
+        .iter()
+        .map(|c| c.timeline)
+        .max()
+        .ok_or(Blocked::NoCandidate)?;
+    let mut able: Vec<&Candidate> = measured
+        .iter()
+        .filter(|c| c.timeline == highest && c.priority > 0 && !c.delayed)
+        .collect();
     // A planned switchover stopped the old master cleanly: whoever has its last record has everything.
-    let complete = |c: &Candidate| operation.stopped_at.is_none_or(|at| c.lsn > at || c.name == operation.from);
+    let complete = |c: &Candidate| {
+        operation
+            .stopped_at
+            .is_none_or(|at| c.lsn > at || c.name == operation.from)
+    };
     if operation.kind == Kind::Switchover && operation.stopped_at.is_some() {
         able.retain(|c| complete(c));
     } else if settings.durability == Durability::Required && !force && !all_quorums(sync, measured) {
         return Err(Blocked::QuorumLost);
     }
     able.sort_by(|a, b| {
-        (b.lsn, b.replay, b.priority).cmp(&(a.lsn, a.replay, a.priority)).then_with(|| a.name.cmp(&b.name))
+        (b.lsn, b.replay, b.priority)
+            .cmp(&(a.lsn, a.replay, a.priority))
+            .then_with(|| a.name.cmp(&b.name))
     });
     let best = *able.first().ok_or(Blocked::NoCandidate)?;
     if settings.durability == Durability::Required && !force {
         // I4 speaks of the newest reachable one. If that may not be promoted, a lesser one may lack a commit.
-        let newest = measured.iter().filter(|c| c.timeline == highest).map(|c| c.lsn).max();
+        let newest = measured
+            .iter()
+            .filter(|c| c.timeline == highest)
+            .map(|c| c.lsn)
+            .max();
         if newest.is_some_and(|newest| best.lsn < newest) {
             return Err(Blocked::NoCandidate);
         }

@@ -35,6 +35,7 @@ impl Core {
             Step::Declared if op.kind == Kind::Switchover => self.validate_switchover(op, now),
             Step::Declared => self.enter(op, Step::FencingProxies),
             Step::Warming => self.warm(op, now),
+            Step::HoldingLeases => self.hold_leases(op, now),
             Step::Pausing => self.pause(op, now),
             Step::CatchingUp => self.catch_up(op, now),
             Step::StoppingMaster => self.stop_master(op, now),
@@ -85,7 +86,12 @@ impl Core {
     }
 
     fn fence_proxies(&self, op: &Operation, now: Instant) -> Decision {
-        let acked = self.view.heard && self.view.proxies.values().all(|proxy| proxy.facts.acked >= op.epoch);
+        let acked = self.view.heard
+            && self
+                .view
+                .proxies
+                .values()
+                .all(|proxy| proxy.facts.acked >= op.epoch);
         if acked || self.in_step(now) >= FENCE_PROXIES {
             return self.enter(op, Step::FencingMaster);
         }
@@ -96,10 +102,18 @@ impl Core {
         let seen = self.view.server(&op.from);
         let level = match seen.class {
             Some(Class::Refused) => Some(Fencing::ProcessDead),
-            Some(Class::Up) if seen.fresh(self.step_began()).is_some_and(|sample| sample.recovery) => {
+            Some(Class::Up)
+                if seen
+                    .fresh(self.step_began())
+                    .is_some_and(|sample| sample.recovery) =>
+            {
                 Some(Fencing::ProcessDead)
             }
-            Some(Class::Up) if seen.fresh(self.step_began()).is_some_and(|sample| sample.read_only) => {
+            Some(Class::Up)
+                if seen
+                    .fresh(self.step_began())
+                    .is_some_and(|sample| sample.read_only) =>
+            {
                 Some(Fencing::SqlFenced)
             }
             _ if self.in_step(now) >= FENCE_MASTER => Some(Fencing::ProxiesOnly),
@@ -107,10 +121,20 @@ impl Core {
         };
         let Some(level) = level else {
             let mut acts = Vec::new();
-            self.push(&mut acts, Act::Fence { server: op.from.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::Fence {
+                    server: op.from.clone(),
+                },
+                now,
+            );
             return Decision::acts(acts);
         };
-        let detached = self.settings.others(&op.from).map(|server| server.name.clone()).collect();
+        let detached = self
+            .settings
+            .others(&op.from)
+            .map(|server| server.name.clone())
+            .collect();
         self.advance(op, |_, op| {
             op.step = Step::Detaching;
             op.fencing = Some(level);
@@ -120,10 +144,11 @@ impl Core {
     }
 
     /// Replicas that answer, are of our cluster, and still hang on a master.
-    fn attached(&self, op: &Operation) -> Vec<&Server> {
+    fn attached<'a>(&'a self, op: &'a Operation) -> Vec<&'a Server> {
         self.electorate(op)
             .filter(|server| {
-                self.sample(&server.name).is_some_and(|s| s.recovery && !self.is_detached(op, s))
+                self.sample(&server.name)
+                    .is_some_and(|s| s.recovery && !self.is_detached(op, s))
             })
             .collect()
     }
@@ -150,7 +175,13 @@ impl Core {
             return acts;
         }
         for server in self.attached(op) {
-            self.push(&mut acts, Act::Detach { server: server.name.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::Detach {
+                    server: server.name.clone(),
+                },
+                now,
+            );
         }
         acts
     }
@@ -159,15 +190,24 @@ impl Core {
     pub(super) fn push_start(&self, acts: &mut Vec<Act>, op: &Operation, now: Instant) {
         if self.settings.can_restart && self.view.server(&op.from).class == Some(Class::Refused) {
             let master = op.target.clone().unwrap_or_else(|| op.from.clone());
-            self.push(acts, Act::Start { server: op.from.clone(), master }, now);
+            self.push(
+                acts,
+                Act::Start {
+                    server: op.from.clone(),
+                    master,
+                },
+                now,
+            );
         }
     }
 
     fn detach(&self, op: &Operation, now: Instant) -> Decision {
         let attached = self.attached(op);
         let began = self.step_began();
-        let settled =
-            self.settings.others(&op.from).all(|server| self.view.server(&server.name).settled(began));
+        let settled = self
+            .settings
+            .others(&op.from)
+            .all(|server| self.view.server(&server.name).settled(began));
         if (attached.is_empty() && settled) || self.in_step(now) >= DETACH {
             return self.advance(op, |_, op| {
                 op.step = Step::Measuring;
@@ -212,7 +252,9 @@ impl Core {
             return self.elected(op, name, Vec::new());
         }
         let measured = self.measured(op, began);
-        let waiting = self.electorate(op).any(|server| !self.view.server(&server.name).settled(began));
+        let waiting = self
+            .electorate(op)
+            .any(|server| !self.view.server(&server.name).settled(began));
         let late = self.in_step(now) >= self.settings.election_timeout;
         let chosen = elect::choose(&self.settings, op, &self.durable.sync, &measured, op.force);
         match chosen {
@@ -234,7 +276,11 @@ impl Core {
 
     fn elected(&self, op: &Operation, name: Name, measured: Vec<Candidate>) -> Decision {
         let set = self.sync_set_of_target(&name, &measured);
-        let lsn = measured.iter().find(|c| c.name == name).map(|c| c.lsn.to_string()).unwrap_or_default();
+        let lsn = measured
+            .iter()
+            .find(|c| c.name == name)
+            .map(|c| c.lsn.to_string())
+            .unwrap_or_default();
         let message = format!("{name} at {lsn}, of {} measured", measured.len());
         let attempt = op.attempt;
         self.advance(op, |durable, op| {
@@ -275,7 +321,9 @@ impl Core {
         if seen.failures >= 2 {
             return self.lose_target(op, name);
         }
-        let Some(sample) = seen.current() else { return Decision::default() };
+        let Some(sample) = seen.current() else {
+            return Decision::default();
+        };
         let mut acts = Vec::new();
         if let Some(act) = self.sync_act(&name, sample) {
             self.push(&mut acts, act, now);
@@ -303,9 +351,12 @@ impl Core {
     fn promote(&self, op: &Operation, now: Instant) -> Decision {
         let (name, seen) = self.target(op);
         match seen.current() {
-            Some(sample) if !sample.recovery && sample.timeline > op.from_timeline => self
-                .enter(op, Step::Preparing)
-                .note(Reason::MasterPromoted, format!("{name}, timeline {}", sample.timeline)),
+            Some(sample) if !sample.recovery && sample.timeline > op.from_timeline => {
+                self.enter(op, Step::Preparing).note(
+                    Reason::MasterPromoted,
+                    format!("{name}, timeline {}", sample.timeline),
+                )
+            }
             Some(_) => {
                 let mut acts = self.guard(op, now);
                 self.push(&mut acts, Act::Promote { server: name }, now);
@@ -347,7 +398,14 @@ impl Core {
             .collect();
         if !missing.is_empty() && self.in_step(now) < PREPARE {
             let mut acts = self.guard(op, now);
-            self.push(&mut acts, Act::Slots { server: name, slots: missing }, now);
+            self.push(
+                &mut acts,
+                Act::Slots {
+                    server: name,
+                    slots: missing,
+                },
+                now,
+            );
             return Decision::acts(acts);
         }
         let master = master_of(&name, sample);
@@ -362,9 +420,15 @@ impl Core {
 
     fn repoint(&self, op: &Operation, now: Instant) -> Decision {
         let (name, seen) = self.target(op);
-        let Some(master) = &self.durable.master else { return Decision::default() };
+        let Some(master) = &self.durable.master else {
+            return Decision::default();
+        };
         let mut acts = self.guard(op, now);
-        let mark = Act::Mark { server: name.clone(), epoch: self.durable.epoch, operation: op.id.clone() };
+        let mark = Act::Mark {
+            server: name.clone(),
+            epoch: self.durable.epoch,
+            operation: op.id.clone(),
+        };
         // A checkpoint makes the new timeline known to pg_rewind; it is not waited for.
         let last = if self.view.tried(&name, ActKind::Mark).is_none() {
             mark
@@ -374,11 +438,16 @@ impl Core {
         self.push(&mut acts, last, now);
         let mut open = false;
         for server in self.settings.others(&name) {
-            let Some(sample) = self.sample(&server.name).filter(|sample| sample.recovery) else { continue };
+            let Some(sample) = self.sample(&server.name).filter(|sample| sample.recovery) else {
+                continue;
+            };
             let is_diverged = seen.sample.as_ref().is_some_and(|new| new.is_diverged(sample));
             if !is_diverged && !self.points_at(sample, &server.name, &master.name) {
                 open = true;
-                let follow = Act::Follow { server: server.name.clone(), master: master.name.clone() };
+                let follow = Act::Follow {
+                    server: server.name.clone(),
+                    master: master.name.clone(),
+                };
                 self.push(&mut acts, follow, now);
             }
         }
@@ -395,9 +464,10 @@ impl Core {
     fn complete(&self, op: &Operation) -> Decision {
         let (name, _) = self.target(op);
         let mut durable = self.durable.clone();
-        for old in op.suspects.iter().chain([&op.from]) {
-            if *old != name {
-                durable.rejoin.entry(old.clone()).or_default();
+        for old in op.suspects.iter().chain([&op.from]).filter(|old| **old != name) {
+            let rejoin = durable.rejoin.entry(old.clone()).or_default();
+            if op.suspects.contains(old) {
+                rejoin.suspect = rejoin.suspect.or(Some(op.from_timeline));
             }
         }
         let message = format!("{} -> {name}, epoch {}", op.from, durable.epoch);
@@ -450,7 +520,10 @@ impl Core {
                     op.step = Step::Measuring;
                     op.attempt += 1;
                 })
-                .note(Reason::FailoverStarted, format!("{}: forced, data may be lost", op.id));
+                .note(
+                    Reason::FailoverStarted,
+                    format!("{}: forced, data may be lost", op.id),
+                );
         }
         let measured = self.measured(op, began);
         let chosen = elect::choose(&self.settings, op, &self.durable.sync, &measured, op.force);
@@ -480,7 +553,9 @@ impl Core {
                 Kind::Switchover => self.aborted(op),
             };
         }
-        let Some(sample) = seen.current() else { return Decision::default() };
+        let Some(sample) = seen.current() else {
+            return Decision::default();
+        };
         if sample.recovery {
             // It was restarted as a standby under our hands: an election decides, and it takes part.
             return self.advance(op, |durable, op| {
@@ -494,11 +569,23 @@ impl Core {
         }
         let mut acts = Vec::new();
         if sample.standby_signal {
-            self.push(&mut acts, Act::UnmakeStandby { server: op.from.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::UnmakeStandby {
+                    server: op.from.clone(),
+                },
+                now,
+            );
             return Decision::acts(acts);
         }
         if sample.read_only {
-            self.push(&mut acts, Act::Unfence { server: op.from.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::Unfence {
+                    server: op.from.clone(),
+                },
+                now,
+            );
             return Decision::acts(acts);
         }
         self.aborted(op)

@@ -13,7 +13,6 @@ mod durable;
 mod elect;
 mod failover;
 mod rejoin;
-mod report;
 mod steady;
 mod switchover;
 mod sync;
@@ -33,7 +32,6 @@ pub use durable::{
     Blocked, Candidate, Durable, Fencing, Finished, Kind, Master, Mode, Operation, Outcome, Rejoin, Step,
     SyncSet, SyncState,
 };
-pub use report::{Condition, MemberState, Report, ServerReport};
 pub use types::{
     DETACHED_HOST, Durability, Fork, Lsn, Name, Probe, ProxyFacts, Receiver, RejoinPolicy, Sample, Sender,
     Server, Settings, SwitchoverRequest, Upstream, slot_name,
@@ -81,11 +79,17 @@ pub struct Decision {
 
 impl Decision {
     fn write(durable: Durable) -> Self {
-        Self { write: Some(Box::new(durable)), ..Self::default() }
+        Self {
+            write: Some(Box::new(durable)),
+            ..Self::default()
+        }
     }
 
     fn acts(acts: Vec<Act>) -> Self {
-        Self { acts, ..Self::default() }
+        Self {
+            acts,
+            ..Self::default()
+        }
     }
 
     fn note(mut self, reason: Reason, message: impl Into<String>) -> Self {
@@ -140,7 +144,10 @@ impl Core {
 
     /// The record that was written, or read again after somebody else wrote.
     pub fn recorded(&mut self, durable: Durable, now: Instant) {
-        let key = durable.operation.as_ref().map(|op| (op.id.clone(), op.step, op.attempt));
+        let key = durable
+            .operation
+            .as_ref()
+            .map(|op| (op.id.clone(), op.step, op.attempt));
         if self.entered.as_ref().map(|(key, _)| key) != key.as_ref() {
             self.entered = key.map(|key| (key, now));
         }
@@ -170,7 +177,9 @@ impl Core {
 
     /// What to do now. Call again after the record is written, and whenever something happened.
     pub fn decide(&self, now: Instant) -> Decision {
-        let Some(master) = &self.durable.master else { return self.bootstrap() };
+        let Some(master) = &self.durable.master else {
+            return self.bootstrap();
+        };
         match &self.durable.operation {
             Some(operation) if self.settings.ha => self.operate(operation, now),
             _ => self.steady(master, now),
@@ -190,7 +199,11 @@ impl Core {
     /// The current sample of a server, if it belongs to our cluster.
     fn sample(&self, name: &str) -> Option<&Sample> {
         let sample = self.view.server(name).current()?;
-        let system = self.durable.master.as_ref().map_or("", |master| master.system.as_str());
+        let system = self
+            .durable
+            .master
+            .as_ref()
+            .map_or("", |master| master.system.as_str());
         (system.is_empty() || sample.system == system).then_some(sample)
     }
 

@@ -23,27 +23,42 @@ impl Core {
         {
             return self.declare_failover(master, &why);
         }
-        let intact = self.sample(&master.name).filter(|sample| detect::is_intact(master, sample));
+        let intact = self
+            .sample(&master.name)
+            .filter(|sample| detect::is_intact(master, sample));
         if self.durable.mode != Mode::Open && intact.is_some() {
             return self.reopen(master);
         }
-        if let Some(decision) = self.close_rejoins(master, now) {
+        if let Some(decision) = self.close_rejoins(master) {
             return decision;
         }
         let mut acts = Vec::new();
         if let Some(sample) = intact {
             match self.keep_sync(master, sample, now) {
                 Some(decision) if decision.write.is_some() => return decision,
-                Some(decision) => decision.acts.into_iter().for_each(|act| self.push(&mut acts, act, now)),
+                Some(decision) => decision
+                    .acts
+                    .into_iter()
+                    .for_each(|act| self.push(&mut acts, act, now)),
                 None => {}
             }
-            if let Some(request) = self.settings.switchover.as_ref().filter(|_| !self.settings.paused)
+            if let Some(request) = self
+                .settings
+                .switchover
+                .as_ref()
+                .filter(|_| !self.settings.paused)
                 && let Some(decision) = self.request_switchover(master, request, now)
             {
                 return decision;
             }
             if sample.read_only {
-                self.push(&mut acts, Act::Unfence { server: master.name.clone() }, now);
+                self.push(
+                    &mut acts,
+                    Act::Unfence {
+                        server: master.name.clone(),
+                    },
+                    now,
+                );
             }
             self.master_slots(master, &mut acts, now);
         }
@@ -61,7 +76,8 @@ impl Core {
                 // Somebody may be in the middle of a switchover by hand: give him the time a crash would get.
                 let since = self.view.server(&master.name).standby?;
                 let waited = now.saturating_duration_since(since);
-                (waited >= self.settings.crash_grace).then(|| "it is a standby and nobody took its place".into())
+                (waited >= self.settings.crash_grace)
+                    .then(|| "it is a standby and nobody took its place".into())
             }
             _ => None,
         }
@@ -77,22 +93,36 @@ impl Core {
 
     /// Slots of standbys that use one; those of nobody go.
     fn master_slots(&self, master: &Master, acts: &mut Vec<Act>, now: Instant) {
-        let Some(sample) = self.sample(&master.name) else { return };
+        let Some(sample) = self.sample(&master.name) else {
+            return;
+        };
         let missing: Vec<String> = self
             .settings
             .others(&master.name)
             .filter(|server| {
-                let uses = self.sample(&server.name).is_some_and(|s| s.recovery && s.slot == slot_name(&server.name));
+                let uses = self
+                    .sample(&server.name)
+                    .is_some_and(|s| s.recovery && s.slot == slot_name(&server.name));
                 uses || self.durable.rejoin.contains_key(&server.name)
             })
             .map(|server| slot_name(&server.name))
             .filter(|slot| !sample.slots.iter().any(|(have, _)| have == slot))
             .collect();
         if !missing.is_empty() {
-            return self.push(acts, Act::Slots { server: master.name.clone(), slots: missing }, now);
+            return self.push(
+                acts,
+                Act::Slots {
+                    server: master.name.clone(),
+                    slots: missing,
+                },
+                now,
+            );
         }
-        let known: Vec<String> =
-            self.settings.others(&master.name).map(|server| slot_name(&server.name)).collect();
+        let known: Vec<String> = self
+            .settings
+            .others(&master.name)
+            .map(|server| slot_name(&server.name))
+            .collect();
         self.drop_slots(&master.name, |slot| known.contains(slot), acts, now);
     }
 
@@ -112,7 +142,14 @@ impl Core {
             .map(|(slot, _)| slot.clone())
             .collect();
         if !orphans.is_empty() {
-            self.push(acts, Act::DropSlots { server: server.to_owned(), slots: orphans }, now);
+            self.push(
+                acts,
+                Act::DropSlots {
+                    server: server.to_owned(),
+                    slots: orphans,
+                },
+                now,
+            );
         }
     }
 

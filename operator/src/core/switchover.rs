@@ -1,9 +1,9 @@
 //! The planned switchover (OPERATOR A7): up to the promotion; then the tail of a failover.
 //!
 //! ```text
-//! Declared -> Warming -> Pausing -> CatchingUp -> StoppingMaster -> Promoting -> ... as a failover
-//!     |          |          |            |              |  '- target died -> Measuring (the old master takes part)
-//!     '-refused  '----------'------------'--Aborting----'
+//! Declared -> Warming -> HoldingLeases -> Pausing -> CatchingUp -> StoppingMaster -> Promoting -> ... as a failover
+//!     |          |            |             |          |              |  '- target died -> Measuring (the old master takes part)
+//!     '-refused  '------------'-------------'----------'--Aborting----'
 //! ```
 
 use super::act::{Act, ActKind, Reason};
@@ -79,7 +79,10 @@ impl Core {
 
     /// Whether a switchover could work at all.
     fn may_switch(&self, master: &Master, to: &str) -> Result<(), String> {
-        let server = self.settings.server(to).ok_or_else(|| format!("{to} is not a server of this pool"))?;
+        let server = self
+            .settings
+            .server(to)
+            .ok_or_else(|| format!("{to} is not a server of this pool"))?;
         if to == master.name {
             return Err(format!("{to} is master already"));
         }
@@ -105,7 +108,10 @@ impl Core {
             return Err(format!("{to} lacks {lag} bytes"));
         }
         if !old.can_stop && !self.settings.can_restart {
-            return Err(format!("no way to stop {}: neither by SQL nor by a command", master.name));
+            return Err(format!(
+                "no way to stop {}: neither by SQL nor by a command",
+                master.name
+            ));
         }
         Ok(())
     }
@@ -150,7 +156,9 @@ impl Core {
         let mut acts = Vec::new();
         for server in [&op.from, &target] {
             if self.done_since_entry(server, ActKind::Checkpoint).is_none() {
-                acts.push(Act::Checkpoint { server: server.clone() });
+                acts.push(Act::Checkpoint {
+                    server: server.clone(),
+                });
             }
         }
         let missing: Vec<String> = self
@@ -160,15 +168,17 @@ impl Core {
             .filter(|slot| !new.slots.iter().any(|(have, _)| have == slot))
             .collect();
         if !missing.is_empty() && !acts.iter().any(|act| act.server() == &target) {
-            self.push(&mut acts, Act::Slots { server: target, slots: missing.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::Slots {
+                    server: target,
+                    slots: missing.clone(),
+                },
+                now,
+            );
         }
         if (acts.is_empty() && missing.is_empty()) || self.in_step(now) >= WARM {
-            return self.advance(op, |durable, op| {
-                durable.epoch += 1;
-                durable.mode = Mode::Paused;
-                op.epoch = durable.epoch;
-                op.step = Step::Pausing;
-            });
+            return self.next_mode(op, Mode::Holding, Step::HoldingLeases);
         }
         Decision::acts(acts)
     }
@@ -176,47 +186,71 @@ impl Core {
     /// When an act of this kind last ended since this step began.
     fn done_since_entry(&self, server: &str, kind: ActKind) -> Option<Instant> {
         let began = self.step_began();
-        self.view.tried(server, kind).and_then(|tried| tried.at).filter(|at| *at >= began)
+        self.view
+            .tried(server, kind)
+            .and_then(|tried| tried.at)
+            .filter(|at| *at >= began)
     }
 
     fn target_failures(&self, op: &Operation) -> u32 {
-        op.target.as_deref().map_or(0, |name| self.view.server(name).failures)
+        op.target
+            .as_deref()
+            .map_or(0, |name| self.view.server(name).failures)
+    }
+
+    /// Whether every proxy that lives has said so for the epoch it was asked in.
+    fn is_drained(&self, op: &Operation, now: Instant) -> bool {
+        // One whose lease ran out has let go by itself.
+        let mut live = self.view.live_proxies(self.settings.lease, now);
+        self.view.heard && live.all(|proxy| proxy.facts.acked >= op.epoch && proxy.facts.drained)
+    }
+
+    fn next_mode(&self, op: &Operation, mode: Mode, step: Step) -> Decision {
+        self.advance(op, |durable, op| {
+            durable.epoch += 1;
+            durable.mode = mode;
+            op.epoch = durable.epoch;
+            op.step = step;
+        })
+    }
+
+    /// Transactions end while single statements run on: nobody waits for somebody's long transaction but those who
+    /// want to begin one.
+    pub(super) fn hold_leases(&self, op: &Operation, now: Instant) -> Decision {
+        if self.view.server(&op.from).failures.max(self.target_failures(op)) >= 3 {
+            return self.give_up(op, "master or target was lost while draining");
+        }
+        let late = self.in_step(now) >= self.settings.drain + DRAIN_SLACK;
+        if late && !op.force {
+            return self.give_up(op, "transactions did not end in time");
+        }
+        if late || self.is_drained(op, now) {
+            // Forced: what still runs is cut.
+            let mode = if late { Mode::Fenced } else { Mode::Paused };
+            return self.next_mode(op, mode, Step::Pausing);
+        }
+        Decision::default()
     }
 
     pub(super) fn pause(&self, op: &Operation, now: Instant) -> Decision {
-        let gone = self.view.server(&op.from).failures.max(self.target_failures(op)) >= 3;
-        if gone {
+        if self.view.server(&op.from).failures.max(self.target_failures(op)) >= 3 {
             return self.give_up(op, "master or target was lost while draining");
         }
-        let mut live = self.view.live_proxies(self.settings.lease, now).peekable();
-        let mut drained = self.view.heard;
-        // One that was heard of lately but not drained holds us up; one whose lease ran out has let go by itself.
-        if live.peek().is_some() {
-            drained = live.all(|proxy| proxy.facts.acked >= op.epoch && proxy.facts.drained);
+        if self.is_drained(op, now) {
+            return self.enter(op, Step::CatchingUp);
         }
-        if drained {
+        let mut live = self.view.live_proxies(self.settings.lease, now);
+        let fenced = self.durable.mode == Mode::Fenced;
+        if fenced && live.all(|proxy| proxy.facts.acked >= op.epoch) {
             return self.enter(op, Step::CatchingUp);
         }
         if self.in_step(now) < self.settings.drain + DRAIN_SLACK {
             return Decision::default();
         }
-        if !op.force {
-            return self.give_up(op, "transactions did not end in time");
+        if op.force && !fenced {
+            return self.next_mode(op, Mode::Fenced, Step::Pausing);
         }
-        if self.durable.mode != Mode::Fenced {
-            // Forced: what still runs is cut.
-            return self.advance(op, |durable, op| {
-                durable.epoch += 1;
-                durable.mode = Mode::Fenced;
-                op.epoch = durable.epoch;
-                op.attempt = 1;
-            });
-        }
-        let acked = self
-            .view
-            .live_proxies(self.settings.lease, now)
-            .all(|proxy| proxy.facts.acked >= self.durable.epoch);
-        if acked { self.enter(op, Step::CatchingUp) } else { Decision::default() }
+        self.give_up(op, "statements did not end in time")
     }
 
     pub(super) fn catch_up(&self, op: &Operation, now: Instant) -> Decision {
@@ -233,12 +267,16 @@ impl Core {
         let fresh = self.view.server(&op.from).fresh(began).is_some()
             && self.view.server(&target).fresh(began).is_some();
         let mut acts = Vec::new();
-        if let Some(act) = self.sync_act(&target, new).filter(|_| self.durable.sync.pending.is_some()) {
-            self.push(&mut acts, act, now);
-        }
         let will_return = old.standby_signal && self.points_at(old, &op.from, &target);
         if !will_return {
-            self.push(&mut acts, Act::MakeStandby { server: op.from.clone(), master: target.clone() }, now);
+            self.push(
+                &mut acts,
+                Act::MakeStandby {
+                    server: op.from.clone(),
+                    master: target.clone(),
+                },
+                now,
+            );
         }
         if fresh && new.lsn >= old.lsn && acts.is_empty() && will_return {
             let at = old.lsn;
@@ -273,7 +311,13 @@ impl Core {
                 });
             }
             if serves {
-                self.push(&mut acts, Act::Stop { server: op.from.clone() }, now);
+                self.push(
+                    &mut acts,
+                    Act::Stop {
+                        server: op.from.clone(),
+                    },
+                    now,
+                );
             }
             return Decision::acts(acts);
         }
@@ -285,7 +329,10 @@ impl Core {
         };
         // It must hold the last record of the old master, and nobody may be sending it more.
         let complete = op.stopped_at.is_none_or(|at| sample.lsn > at);
-        let alone = sample.receiver.as_ref().is_none_or(|receiver| !receiver.streaming);
+        let alone = sample
+            .receiver
+            .as_ref()
+            .is_none_or(|receiver| !receiver.streaming);
         if !complete || !alone {
             if self.in_step(now) >= self.settings.election_timeout + STOP {
                 return self.lose_switch_target(op);

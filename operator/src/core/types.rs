@@ -14,7 +14,10 @@ impl Lsn {
     /// Reads PostgreSQL's form `16/B374D848`. `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (high, low) = text.split_once('/')?;
-        let (high, low) = (u32::from_str_radix(high, 16).ok()?, u32::from_str_radix(low, 16).ok()?);
+        let (high, low) = (
+            u32::from_str_radix(high, 16).ok()?,
+            u32::from_str_radix(low, 16).ok()?,
+        );
         Some(Self(u64::from(high) << 32 | u64::from(low)))
     }
 
@@ -178,10 +181,17 @@ pub struct Sender {
     pub name: Name,
     /// State `streaming`.
     pub streaming: bool,
-    /// `sync_state` is sync or quorum.
-    pub counts: bool,
+    /// `sync_state`: async, potential, sync or quorum.
+    pub sync_state: String,
     /// Up to where the standby has it on disk.
     pub flushed: Lsn,
+}
+
+impl Sender {
+    /// Whether its confirmations count.
+    pub fn counts(&self) -> bool {
+        matches!(self.sync_state.as_str(), "sync" | "quorum")
+    }
 }
 
 /// A line of a timeline history: the timeline ended at this position.
@@ -234,12 +244,18 @@ pub struct Sample {
     pub history: Vec<Fork>,
     /// The data directory, where we may see it.
     pub data_directory: String,
+    /// `max_connections` without those reserved for superusers.
+    pub connections: u32,
 }
 
 impl Sample {
     /// Where this server's line left `timeline`. `None`: `timeline` is its own, or none of its ancestors.
     pub fn left(&self, timeline: u32) -> Option<Lsn> {
-        self.history.iter().rev().find(|fork| fork.timeline == timeline).map(|fork| fork.at)
+        self.history
+            .iter()
+            .rev()
+            .find(|fork| fork.timeline == timeline)
+            .map(|fork| fork.at)
     }
 
     /// Whether this server's timeline is `timeline` or grew out of it.
@@ -247,10 +263,17 @@ impl Sample {
         self.timeline == timeline || self.left(timeline).is_some()
     }
 
+    /// Whether two servers carry the same timeline number for different timelines: both were promoted from the same
+    /// one. `pg_rewind` sees no difference between them.
+    pub fn is_twin(&self, other: &Self) -> bool {
+        let forks = (self.history.last(), other.history.last());
+        self.timeline == other.timeline && matches!(forks, (Some(mine), Some(theirs)) if mine != theirs)
+    }
+
     /// Whether `standby` holds log that this server's line does not: it can never follow without a rewind.
     pub fn is_diverged(&self, standby: &Self) -> bool {
         if standby.timeline == self.timeline {
-            return false;
+            return self.is_twin(standby);
         }
         match self.left(standby.timeline) {
             Some(at) => standby.lsn > at,

@@ -50,12 +50,20 @@ pub struct Seen {
 impl Seen {
     /// The answer of the last probe, if it was one.
     pub fn current(&self) -> Option<&Sample> {
-        if self.class == Some(Class::Up) { self.sample.as_ref() } else { None }
+        if self.class == Some(Class::Up) {
+            self.sample.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The answer of the last probe, if it was made after `moment`.
     pub fn fresh(&self, moment: Instant) -> Option<&Sample> {
-        if self.sampled.is_some_and(|at| at > moment) { self.current() } else { None }
+        if self.sampled.is_some_and(|at| at > moment) {
+            self.current()
+        } else {
+            None
+        }
     }
 
     /// Whether it was probed after `moment`, and is not in between ("starting up").
@@ -131,9 +139,12 @@ impl View {
     /// Takes the result of a probe in.
     pub fn probed(&mut self, name: &str, probe: Probe, now: Instant) {
         let streaming: Vec<Name> = match &probe {
-            Probe::Up(sample) => {
-                sample.senders.iter().filter(|s| s.streaming).map(|s| s.name.clone()).collect()
-            }
+            Probe::Up(sample) => sample
+                .senders
+                .iter()
+                .filter(|s| s.streaming)
+                .map(|s| s.name.clone())
+                .collect(),
             _ => Vec::new(),
         };
         let seen = self.servers.entry(name.to_owned()).or_default();
@@ -147,13 +158,25 @@ impl View {
             Probe::WriteHung => (Class::WriteHung, true),
         };
         seen.class = Some(class);
-        seen.failures = if failed { seen.failures.saturating_add(1) } else { 0 };
-        seen.refusals = if class == Class::Refused { seen.refusals.saturating_add(1) } else { 0 };
+        seen.failures = if failed {
+            seen.failures.saturating_add(1)
+        } else {
+            0
+        };
+        seen.refusals = if class == Class::Refused {
+            seen.refusals.saturating_add(1)
+        } else {
+            0
+        };
         match probe {
             Probe::Up(sample) => {
                 seen.starting = None;
                 seen.oddity = None;
-                seen.standby = if sample.recovery { seen.standby.or(Some(now)) } else { None };
+                seen.standby = if sample.recovery {
+                    seen.standby.or(Some(now))
+                } else {
+                    None
+                };
                 seen.sample = Some(*sample);
                 seen.sampled = Some(now);
             }
@@ -176,7 +199,8 @@ impl View {
                 Some(before) if before.facts == facts => before.changed,
                 _ => now,
             };
-            self.proxies.insert(facts.id.clone(), ProxySeen { facts, changed });
+            self.proxies
+                .insert(facts.id.clone(), ProxySeen { facts, changed });
         }
     }
 
@@ -184,7 +208,11 @@ impl View {
     pub fn acted(&mut self, server: &str, kind: ActKind, error: Option<String>, now: Instant) {
         let tried = self.tried.entry((server.to_owned(), kind)).or_default();
         tried.at = Some(now);
-        tried.failures = if error.is_some() { tried.failures.saturating_add(1) } else { 0 };
+        tried.failures = if error.is_some() {
+            tried.failures.saturating_add(1)
+        } else {
+            0
+        };
         tried.error = error;
     }
 
@@ -195,13 +223,19 @@ impl View {
 
     /// Whether an act may be (re)issued: at most every half second, after failures less and less often.
     pub fn may(&self, server: &str, kind: ActKind, now: Instant) -> bool {
-        let Some(tried) = self.tried(server, kind) else { return true };
+        let Some(tried) = self.tried(server, kind) else {
+            return true;
+        };
         let pause = kind.pause() * 2u32.saturating_pow(tried.failures.min(5));
-        tried.at.is_none_or(|at| now.saturating_duration_since(at) >= pause.min(Duration::from_secs(15)))
+        tried
+            .at
+            .is_none_or(|at| now.saturating_duration_since(at) >= pause.min(Duration::from_secs(15)))
     }
 
     /// The proxies whose report still counts.
     pub fn live_proxies(&self, lease: Duration, now: Instant) -> impl Iterator<Item = &ProxySeen> {
-        self.proxies.values().filter(move |proxy| now.saturating_duration_since(proxy.changed) < lease)
+        self.proxies
+            .values()
+            .filter(move |proxy| now.saturating_duration_since(proxy.changed) < lease)
     }
 }

@@ -23,9 +23,7 @@ pub struct Overrides {
     pub max_query_size: Option<usize>,
     /// See [`Limits`].
     pub client_buffer: Option<usize>,
-    /// See [`Timeouts`].
-    pub login: Option<Duration>,
-    /// See [`Timeouts`]; `Some(None)`: never.
+    /// See [`Timeouts`]; `Some(None)`: never. (Its `login` and `drain` are the same for everybody.)
     pub query: Option<Option<Duration>>,
     /// See [`Timeouts`].
     pub query_wait: Option<Option<Duration>>,
@@ -37,8 +35,6 @@ pub struct Overrides {
     pub client_idle: Option<Option<Duration>>,
     /// See [`Timeouts`].
     pub client_write: Option<Option<Duration>>,
-    /// See [`Timeouts`].
-    pub drain: Option<Duration>,
 }
 
 /// Settings of one database.
@@ -106,14 +102,12 @@ impl Effective {
         );
         set(&mut self.limits.max_query_size, own.max_query_size);
         set(&mut self.limits.client_buffer, own.client_buffer);
-        set(&mut self.timeouts.login, own.login);
         set(&mut self.timeouts.query, own.query);
         set(&mut self.timeouts.query_wait, own.query_wait);
         set(&mut self.timeouts.transaction, own.transaction);
         set(&mut self.timeouts.idle_in_transaction, own.idle_in_transaction);
         set(&mut self.timeouts.client_idle, own.client_idle);
         set(&mut self.timeouts.client_write, own.client_write);
-        set(&mut self.timeouts.drain, own.drain);
         set(&mut self.max_user_clients, own.max_clients_per_user);
         set(&mut self.max_database_clients, own.max_clients_per_database);
     }

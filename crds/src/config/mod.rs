@@ -17,7 +17,7 @@ pub use parts::{
     ApplicationName, Auth, ClientFacingTls, ClientTlsMode, Durability, DurabilityMode, FailoverRequest, Ha,
     IdleExemption, ListenGap, Matcher, PoolMode, Rejoin, SequenceState, Switchover, TlsVersion,
 };
-pub use proxy::{ApiLoss, Autoscaling, DisruptionBudget, Proxy, Service};
+pub use proxy::{ApiLoss, Autoscaling, DisruptionBudget, Proxy, Service, ServiceType};
 pub use reads::{Cache, CacheDisk, CacheRule, Consistency, ReadSplit, RouteTo, Routing, RoutingRule};
 pub use servers::{Address, KeyRef, PairRef, SecretRef, ServerConfig, ServerTls, ServerTlsMode};
 pub use workers::{Budget, Limits, Pipeline, Timeouts, Workers};

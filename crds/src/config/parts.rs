@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{KeyRef, PairRef, SecretRef};
 
 /// When a client holds a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum PoolMode {
     /// Never longer than a statement: BEGIN is refused.
     Statement,
@@ -30,7 +33,8 @@ impl PoolMode {
 }
 
 /// Which application_name servers see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum ApplicationName {
     /// The client's.
     #[default]
@@ -42,7 +46,8 @@ pub enum ApplicationName {
 }
 
 /// What a listener gets when its hub connection was lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum ListenGap {
     /// A notification that says so.
     #[default]
@@ -52,7 +57,8 @@ pub enum ListenGap {
 }
 
 /// What currval and lastval do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum SequenceState {
     /// They see the client's own nextval.
     #[default]
@@ -137,7 +143,8 @@ pub struct ClientFacingTls {
 }
 
 /// Whether TLS is offered to clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClientTlsMode {
     /// Never.
     Disable,
@@ -149,12 +156,16 @@ pub enum ClientTlsMode {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum TlsVersion {
     /// 1.2.
+    #[serde(rename = "1.2")]
     #[default]
     V1_2,
     /// 1.3.
+    #[serde(rename = "1.3")]
     V1_3,
 }
 
@@ -201,7 +212,7 @@ impl Default for Ha {
 }
 
 /// What happens to a former master.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Rejoin {
     /// Follow, else rewind where there is a way, else condition RejoinRequired.
     #[default]
@@ -231,7 +242,7 @@ impl Default for Durability {
 }
 
 /// The promise of a commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DurabilityMode {
     /// It is on the master.
     #[default]

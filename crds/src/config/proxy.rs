@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// The proxies the operator runs (Kubernetes only).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
@@ -47,8 +50,8 @@ impl Default for Proxy {
 /// The Service of the proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// `ClusterIP`, `NodePort` or `LoadBalancer`.
-    pub service_type: String,
+    /// Its type.
+    pub service_type: ServiceType,
     /// Its port.
     pub port: u16,
     /// Copied to its metadata.
@@ -58,15 +61,27 @@ pub struct Service {
 impl Default for Service {
     fn default() -> Self {
         Self {
-            service_type: "ClusterIP".to_owned(),
+            service_type: ServiceType::default(),
             port: 5432,
             annotations: BTreeMap::new(),
         }
     }
 }
 
+/// The type of a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// Inside the cluster only.
+    #[default]
+    ClusterIP,
+    /// And at a port of every node.
+    NodePort,
+    /// And through a load balancer of the provider.
+    LoadBalancer,
+}
+
 /// What a proxy does that cannot reach the API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ApiLoss {
     /// It goes on while it sees every server, and every replica still streaming from its master.
     #[default]

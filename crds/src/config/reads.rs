@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::Matcher;
 
 /// Where reads go.
@@ -36,7 +39,8 @@ impl Default for Routing {
 }
 
 /// Which reads go to replicas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReadSplit {
     /// None, not even with a hint.
     Off,
@@ -48,7 +52,8 @@ pub enum ReadSplit {
 }
 
 /// What a client that wrote may miss on a replica.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Consistency {
     /// Anything within `max_lag`.
     Eventual,
@@ -71,7 +76,8 @@ pub struct RoutingRule {
 }
 
 /// Where a [`RoutingRule`] sends a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum RouteTo {
     /// To the master.
     Master,

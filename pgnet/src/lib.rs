@@ -22,4 +22,5 @@ pub mod stream;
 pub mod tls;
 mod wire;
 
+pub use client::Connection;
 pub use wire::{DecodeError, Formats, Oids, Values};

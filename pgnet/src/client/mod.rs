@@ -1,10 +1,11 @@
 //! The client side: connections to servers.
 //!
-//! [`establish`] opens and authenticates one and hands the bare stream over (what a pool wants); [`cancel()`] cancels what runs on
-//! one. Owns how a server is reached and how much it is believed before it has proved itself: texts of an unauthenticated server
+//! [`establish`] opens and authenticates one and hands the bare stream over (what a pool wants); [`Connection`] is the library for
+//! everything else; [`cancel()`] cancels what runs on a connection. Owns how a server is reached and how much it is believed before it has proved itself: texts of an unauthenticated server
 //! are quoted and capped, lengths and counts are bounded, and everything happens within the connect timeout.
 
 mod cancel;
+mod connection;
 mod error;
 mod establish;
 mod login;
@@ -19,6 +20,11 @@ use crate::startup::ProtocolVersion;
 use crate::tls::ClientTls;
 
 pub use cancel::cancel;
+pub use connection::{
+    Array, AsyncMessage, ByteArray, CancelToken, Column, ColumnIndex, Connection, CopyIn, CopyOut, Error,
+    Fatal, Format, FromValue, Lsn, MESSAGES_MAX, Options, QueryResult, RESULT_MAX, Range, Results, Row,
+    Transaction, ValueError,
+};
 pub use error::{AuthError, ConnectError, ProtocolError};
 pub use establish::{Established, establish};
 

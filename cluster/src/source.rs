@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub secrets: Arc<Secrets>,
     /// The version of `status`, for [`ClusterSource::compare_and_swap`].
     pub version: StatusVersion,
+    /// The highest epoch this source knows of, in any status or acknowledgement. A new status needs at least this;
+    /// where the status was lost, one more.
+    pub highest_epoch: u64,
     /// What is wrong with what is written now, if it is not what `config`, `status` and `secrets` hold.
     pub faults: Arc<Vec<Fault>>,
     /// What is allowed but probably not meant. Worth a line in the log when it changes.
@@ -109,7 +112,7 @@ pub enum CasError {
 /// Where the resource, its status and its Secrets come from. Used as `Arc<dyn ClusterSource>`.
 ///
 /// One consumer per source reads with [`ClusterSource::current`] and waits with [`ClusterSource::changed`]; anybody may
-/// write. All futures are cancel safe: what was dropped was either done or not begun.
+/// write. Futures may be dropped: a read has then not happened; a write may still be carried out as a whole, or not at all.
 pub trait ClusterSource: Send + Sync + fmt::Debug {
     /// What is written now. Cheap when nothing changed.
     ///

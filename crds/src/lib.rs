@@ -20,7 +20,7 @@ pub mod units;
 pub use config::*;
 pub use convert::{Checked, Identity, Place};
 pub use fault::{Fault, Faults};
-pub use manifest::{Manifest, Pool, SecretDocument, parse_manifest, parse_manifest_with};
+pub use manifest::{Manifest, Pool, SecretDocument, parse_manifest, parse_manifest_with, pool_names};
 
 /// The API group of the resource.
 pub const GROUP: &str = "pgstmtpool.io";

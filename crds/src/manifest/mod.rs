@@ -67,6 +67,15 @@ pub fn parse_manifest(text: &str, source: &str) -> Result<Manifest, Vec<Fault>> 
     parse_manifest_with(text, source, &[])
 }
 
+/// The names of the pools in a file, valid or not; none where it is no YAML.
+pub fn pool_names(text: &str) -> Vec<String> {
+    let documents = tree::read(text).unwrap_or_default();
+    let ours = documents
+        .iter()
+        .filter(|node| node.get("kind").and_then(Node::text) == Some(KIND));
+    ours.map(|node| identity(node, &mut Vec::new()).name).collect()
+}
+
 /// As [`parse_manifest`], with Secrets that stand elsewhere. Those in the file win.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! Test support: what starts real PostgreSQL clusters, proxies and operators, speaks to them, and cleans up.
 //!
 //! Begin with [`World`] (one temporary folder and everything that runs in it), then [`Cluster`] (a master and its
-//! streaming replicas), [`Manifest`] and [`Proxy`]. [`wire`] is a small protocol client of its own, written without
-//! `pgnet` on purpose: a fault in our codec must not hide itself.
+//! streaming replicas), [`Manifest`] and [`Proxy`], or [`Stage`], which has one of each. [`wire`] is a small protocol
+//! client of its own; [`script`] runs conversations written as text.
 //!
 //! Nothing here is part of the product. Everything blocks; a failure is a panic that says what was waited for and
 //! shows the end of the logs.
@@ -17,7 +17,9 @@ mod cluster;
 mod manifest;
 mod procfs;
 mod programs;
+mod relay;
 mod server;
+mod stage;
 mod stats;
 mod status;
 mod tools;
@@ -32,7 +34,9 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use manifest::Manifest;
 pub use procfs::{Usage, open_files, resident_bytes, resident_of, usage_of};
 pub use programs::{Operator, OperatorBuilder, Proxy, ProxyBuilder, http_get, program};
+pub use relay::{Relay, RelayMode};
 pub use server::{Server, StopMode};
+pub use stage::{Random, Stage};
 pub use stats::{Latencies, median};
 pub use status::Status;
 pub use tools::{Output, Python, pgbench, psql, run_to_end};

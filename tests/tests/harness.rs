@@ -1,5 +1,5 @@
 //! The harness itself: clusters start, replicate, die and leave nothing behind.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Every wire script, straight against PostgreSQL and through the proxy: the transcripts must be equal.
 //! `WIRE=name` runs only scripts whose name contains it; `WIRE_SHOW=1` with `--nocapture` shows PostgreSQL's side.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
 

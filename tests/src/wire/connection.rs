@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pgnet::auth::scram::{self, ScramError};
+
 use super::encode;
 
 /// A row as texts; `None` is NULL.
@@ -222,7 +224,7 @@ impl Connection {
     /// Reads the server's part of the login up to the first ReadyForQuery.
     ///
     /// # Errors
-    /// As [`Connection::open`]; SCRAM and md5 are not spoken here.
+    /// As [`Connection::open`]; md5 is not spoken here.
     pub fn login(&mut self, secret: Option<&str>) -> Result<(), WireError> {
         loop {
             let frame = self.read()?;
@@ -231,6 +233,7 @@ impl Connection {
                 (b'R', [0, 0, 0, 3]) => {
                     self.send(&encode::password(secret.unwrap_or_default().as_bytes()))?
                 }
+                (b'R', [0, 0, 0, 10, ..]) => self.scram(secret.unwrap_or_default())?,
                 (b'R', other) => {
                     return Err(WireError::Protocol(format!("asked for login method {other:?}")));
                 }
@@ -239,6 +242,27 @@ impl Connection {
                 (b'S' | b'K' | b'N' | b'v', _) => {}
                 (tag, _) => return Err(WireError::Protocol(format!("{:?} during login", char::from(tag)))),
             }
+        }
+    }
+
+    /// The SCRAM-SHA-256 exchange, without channel binding.
+    fn scram(&mut self, secret: &str) -> Result<(), WireError> {
+        let protocol = |e: ScramError| WireError::Protocol(e.to_string());
+        let client = scram::Client::from_password(secret).map_err(protocol)?;
+        self.send(&encode::sasl_initial(client.mechanism(), &client.first()))?;
+        let challenge = self.sasl(11)?;
+        let proof = client.challenge(&challenge).map_err(protocol)?.run();
+        self.send(&encode::frame(b'p', proof.message()))?;
+        let last = self.sasl(12)?;
+        proof.verify(&last).map_err(protocol)
+    }
+
+    fn sasl(&mut self, step: u8) -> Result<Vec<u8>, WireError> {
+        let frame = self.read()?;
+        match (frame.tag, frame.body.as_slice()) {
+            (b'R', [0, 0, 0, kind, data @ ..]) if *kind == step => Ok(data.to_vec()),
+            (b'E', body) => Err(WireError::Db(DbError::decode(body))),
+            (tag, _) => Err(WireError::Protocol(format!("{:?} during SCRAM", char::from(tag)))),
         }
     }
 

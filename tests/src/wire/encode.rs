@@ -157,3 +157,12 @@ pub fn password(secret: &[u8]) -> Vec<u8> {
     text(&mut body, secret);
     frame(b'p', &body)
 }
+
+/// SASLInitialResponse.
+pub fn sasl_initial(mechanism: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    text(&mut body, mechanism);
+    body.extend(length(data.len()));
+    body.extend_from_slice(data);
+    frame(b'p', &body)
+}

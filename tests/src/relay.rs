@@ -1,0 +1,104 @@
+//! A TCP relay in front of a server that can be told to misbehave: the network, or a hostile server.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::world::free_port;
+
+/// How a [`Relay`] treats its connections, old and new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RelayMode {
+    /// As a wire.
+    Pass = 0,
+    /// Takes connections and bytes, and passes nothing on: a partition.
+    Silent = 1,
+    /// Closes everything.
+    Closed = 2,
+    /// What the server says is replaced by nonsense.
+    Garbage = 3,
+}
+
+/// A relay on a port of its own. Its threads end with the process.
+#[derive(Debug)]
+pub struct Relay {
+    /// The port it listens on.
+    pub port: u16,
+    mode: Arc<AtomicU8>,
+}
+
+impl Relay {
+    /// In front of a port of 127.0.0.1.
+    pub fn to(target: u16) -> Self {
+        let port = free_port();
+        let mode = Arc::new(AtomicU8::new(0));
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        let shared = Arc::clone(&mode);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                accept(client, target, &shared);
+            }
+        });
+        Self { port, mode }
+    }
+
+    /// Changes how it behaves, at once.
+    pub fn set(&self, mode: RelayMode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+}
+
+fn accept(client: TcpStream, target: u16, mode: &Arc<AtomicU8>) {
+    if mode.load(Ordering::Relaxed) == RelayMode::Closed as u8 {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else {
+        return;
+    };
+    let pairs = [
+        (client.try_clone(), server.try_clone(), false),
+        (server.try_clone(), client.try_clone(), true),
+    ];
+    for (from, to, answers) in pairs {
+        let (Ok(from), Ok(to), mode) = (from, to, Arc::clone(mode)) else {
+            return;
+        };
+        std::thread::spawn(move || pump(from, to, &mode, answers));
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: bool) {
+    let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
+    let mut buffer = [0_u8; 65_536];
+    loop {
+        let now = mode.load(Ordering::Relaxed);
+        if now == RelayMode::Closed as u8 {
+            break;
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) if now == RelayMode::Silent as u8 => {}
+            Ok(count) => {
+                if now == RelayMode::Garbage as u8 && answers {
+                    buffer[..count]
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(n, b)| *b = (n * 31 + 7) as u8);
+                }
+                if to.write_all(&buffer[..count]).is_err() {
+                    break;
+                }
+            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}

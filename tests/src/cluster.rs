@@ -111,11 +111,10 @@ impl Cluster {
         replica
     }
 
-    /// A script that restarts the server whose name is its first argument: what a file-mode operator is given as
-    /// `--restart-command`. The same with `start` or `stop` as second argument.
+    /// A script that starts, stops, restarts and rewinds the servers: what a file-mode operator is given as
+    /// `--restart-command` and `--rewind-command`. It reads `PGSTMTPOOL_SERVER` and `PGSTMTPOOL_ACTION`.
     pub fn restart_script(&self) -> PathBuf {
-        let mut script =
-            String::from("#!/bin/sh\n# usage: restart NAME [restart|start|stop]\ncase \"$1\" in\n");
+        let mut script = String::from("#!/bin/sh\nset -e\ncase \"$PGSTMTPOOL_SERVER\" in\n");
         for server in &self.servers {
             let data = server.data_path().display();
             script += &format!(
@@ -124,20 +123,28 @@ impl Cluster {
                 server.log_path().display()
             );
         }
-        script += "*) echo \"no server $1\" >&2; exit 2 ;;\nesac\nverb=${2:-restart}\n";
-        let pg_ctl = as_postgres(&postgres_binary("pg_ctl"));
-        let words: Vec<String> = std::iter::once(pg_ctl.get_program())
-            .chain(pg_ctl.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        let words = words.join(" ");
+        script += "*) echo \"no server $PGSTMTPOOL_SERVER\" >&2; exit 2 ;;\nesac\ncd /\n";
+        let (pg_ctl, pg_rewind) = (words("pg_ctl"), words("pg_rewind"));
         script += &format!(
-            "cd /\nexec {words} \"$verb\" -D \"$data\" -l \"$log\" -m fast -w -t 60 -s </dev/null\n"
+            "case \"$PGSTMTPOOL_ACTION\" in\n\
+             rewind) exec {pg_rewind} -D \"$data\" --source-server \"$PGSTMTPOOL_SOURCE\" ;;\n\
+             stop) exec {pg_ctl} stop -D \"$data\" -m fast -w -t 60 -s </dev/null ;;\n\
+             *) exec {pg_ctl} \"$PGSTMTPOOL_ACTION\" -D \"$data\" -l \"$log\" -w -t 60 -s </dev/null ;;\nesac\n"
         );
         let path = self.world.write("restart.sh", &script);
         crate::world::run("chmod", &["755", path.to_str().unwrap()]);
         path
     }
+}
+
+/// How a program of PostgreSQL is run, as words of a shell.
+fn words(program: &str) -> String {
+    let command = as_postgres(&postgres_binary(program));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl ClusterBuilder {

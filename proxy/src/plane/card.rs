@@ -1,0 +1,195 @@
+//! What the rest of a data thread knows of a session: its name, its key, what it is doing; and how to reach it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::Instant;
+
+use super::client::{Client, Peer};
+use super::rows::{ClientRow, PinRow};
+use super::slot::Slot;
+use super::worker::Worker;
+use pgnet::startup::ProtocolVersion;
+
+/// What a session is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Logged in, being greeted.
+    Login,
+    /// Between requests.
+    Idle,
+    /// Waits for a worker.
+    Waiting,
+    /// Its known read is in a shared queue.
+    Shared,
+    /// Its request runs on a worker of its own.
+    Leased,
+    /// In a transaction, between statements.
+    InTransaction,
+    /// Keeps a worker between requests.
+    Pinned,
+}
+
+/// Why a session has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kill {
+    /// The proxy goes away: at the next moment nothing runs.
+    WhenIdle,
+    /// Its server goes away in a switchover, and it keeps state there.
+    Moving,
+    /// At once.
+    Now,
+}
+
+/// See the module.
+pub(super) struct Card {
+    pub(super) id: u32,
+    pub(super) process_id: i32,
+    pub(super) slot: Rc<Slot>,
+    pub(super) cancelled: Cell<bool>,
+    pub(super) doing: Cell<Doing>,
+    pub(super) since: Cell<Instant>,
+    pub(super) requests: Cell<u64>,
+    pub(super) application_name: RefCell<String>,
+    pub(super) pins: RefCell<Vec<&'static str>>,
+    pub(super) kill: Cell<Option<Kill>>,
+    secret: [u8; 32],
+    key_length: usize,
+    worker: RefCell<Weak<Worker>>,
+    waker: RefCell<Option<Waker>>,
+    database: String,
+    user: String,
+    peer: Peer,
+    tls: bool,
+    born: Instant,
+}
+
+impl Card {
+    pub(super) fn new(id: u32, proxy_id: u8, secret: [u8; 32], client: &Client) -> Self {
+        let now = Instant::now();
+        let process_id = (u32::from(proxy_id) << 23 | id) & 0x7fff_ffff;
+        Self {
+            id,
+            process_id: i32::try_from(process_id).unwrap_or(i32::MAX),
+            slot: Rc::new(Slot::default()),
+            cancelled: Cell::new(false),
+            doing: Cell::new(Doing::Login),
+            since: Cell::new(now),
+            requests: Cell::new(0),
+            application_name: RefCell::default(),
+            pins: RefCell::default(),
+            kill: Cell::new(None),
+            secret,
+            key_length: if client.protocol == ProtocolVersion::V3_2 { 32 } else { 4 },
+            worker: RefCell::new(Weak::new()),
+            waker: RefCell::new(None),
+            database: client.database.to_string(),
+            user: client.user.to_string(),
+            peer: client.peer.clone(),
+            tls: client.stream.is_tls(),
+            born: now,
+        }
+    }
+
+    /// The key of BackendKeyData.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.secret[..self.key_length]
+    }
+
+    /// Compares in a time that does not depend on where they differ.
+    pub(super) fn secret_is(&self, key: &[u8]) -> bool {
+        key.len() == self.key_length && key.iter().zip(self.key()).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+    }
+
+    /// The session's task can be woken from now on.
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Wakes the session's task.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn set_doing(&self, doing: Doing) {
+        self.doing.set(doing);
+    }
+
+    /// The worker its request runs on, or that it holds.
+    pub(super) fn worker(&self) -> Option<Rc<Worker>> {
+        self.worker.borrow().upgrade()
+    }
+
+    pub(super) fn set_worker(&self, worker: Option<&Rc<Worker>>) {
+        *self.worker.borrow_mut() = worker.map_or_else(Weak::new, Rc::downgrade);
+    }
+
+    /// Its request is in the shared queue of this worker.
+    pub(super) fn shares(&self, _worker: &Worker) -> bool {
+        self.doing.get() == Doing::Shared
+    }
+
+    /// Something of it runs on the worker it holds.
+    pub(super) fn runs(&self) -> bool {
+        self.doing.get() == Doing::Leased
+    }
+
+    /// It keeps a worker although nothing runs and no transaction is open.
+    pub(super) fn is_pinned_and_idle(&self) -> bool {
+        self.doing.get() == Doing::Pinned
+    }
+
+    /// Ends a wait for a worker.
+    pub(super) fn cancel_wait(&self) {
+        if self.doing.get() == Doing::Waiting {
+            self.cancelled.set(true);
+            self.wake();
+        }
+    }
+
+    /// The session has to end; the strongest word counts.
+    pub(super) fn kill(&self, kill: Kill) {
+        if self.kill.get().is_none_or(|old| old < kill) {
+            self.kill.set(Some(kill));
+            self.wake();
+        }
+    }
+
+    pub(super) fn row(&self, thread: usize) -> ClientRow {
+        ClientRow {
+            thread,
+            process_id: self.process_id,
+            database: self.database.clone(),
+            user: self.user.clone(),
+            address: self.peer.to_string(),
+            application_name: self.application_name.borrow().clone(),
+            state: match self.doing.get() {
+                Doing::Login => "login",
+                Doing::Idle => "idle",
+                Doing::Waiting => "waiting",
+                Doing::Shared | Doing::Leased => "active",
+                Doing::InTransaction => "transaction",
+                Doing::Pinned => "pinned",
+            },
+            age: self.born.elapsed(),
+            since: self.since.get().elapsed(),
+            requests: self.requests.get(),
+            server_process_id: self.worker().map_or(0, |w| w.process_id),
+            tls: self.tls,
+        }
+    }
+
+    pub(super) fn pin_row(&self) -> Option<PinRow> {
+        let reasons = self.pins.borrow().clone();
+        (!reasons.is_empty()).then(|| PinRow {
+            process_id: self.process_id,
+            database: self.database.clone(),
+            user: self.user.clone(),
+            server_process_id: self.worker().map_or(0, |w| w.process_id),
+            reasons,
+            age: self.since.get().elapsed(),
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Opening workers: one attempt at a time per request that waits, with a growing pause after failures.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pgnet::client::{Config, ConnectError, establish};
+use pgnet::startup::ProtocolVersion;
+use tracing::{debug, warn};
+
+use super::super::error::ServeError;
+use super::super::settings::Settings;
+use super::super::worker::Worker;
+use super::Pool;
+
+/// Pause after the first failed attempt; doubled up to [`BACKOFF_MAX`].
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+impl Pool {
+    /// Opens one more worker unless a limit or a pause forbids it.
+    pub(in crate::plane) fn start_worker(self: &Rc<Self>, base: Rc<Settings>) -> bool {
+        let Some(thread) = self.thread.upgrade() else { return false };
+        if self.closed.get() || self.at_max() {
+            return false;
+        }
+        if let (Some(until), _) = self.backoff.get()
+            && Instant::now() < until
+        {
+            return false;
+        }
+        let max = self.effective.borrow().max_workers as usize;
+        if !thread.shared.budget.acquire(&self.server.name, &self.database, &self.user, max) {
+            return false;
+        }
+        self.connecting.set(self.connecting.get() + 1);
+        let pool = self.clone();
+        tokio::task::spawn_local(async move { pool.connect(base).await });
+        true
+    }
+
+    async fn connect(self: Rc<Self>, base: Rc<Settings>) {
+        let Some(thread) = self.thread.upgrade() else { return };
+        let config = Config {
+            target: self.server.target.clone(),
+            user: self.user.to_string(),
+            database: self.database.to_string(),
+            credential: self.credential.borrow().clone(),
+            parameters: base.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+            tls: (*self.server.tls).clone(),
+            connect_timeout: thread.config().workers.connect_timeout,
+            protocol: ProtocolVersion::V3_0,
+        };
+        let result = establish(&config).await;
+        self.connecting.set(self.connecting.get() - 1);
+        match result {
+            Ok(established) if !self.closed.get() => {
+                self.backoff.set((None, BACKOFF_MIN));
+                *self.trouble.borrow_mut() = None;
+                self.counters.connects.add(1);
+                self.counters.workers.add(1);
+                self.remember_greeting(&base, Rc::new(established.parameters.clone()));
+                let lifetime = thread.config().workers.lifetime.map(|l| l.mul_f64(0.95 + 0.1 * thread.random_fraction()));
+                let retire_at = lifetime.map(|l| Instant::now() + l);
+                let worker = Worker::start(thread.next_worker_id(), &self, established, base, retire_at);
+                debug!(worker = worker.id, server = %self.server.name, database = %self.database, user = %self.user, "Connected");
+                self.workers.borrow_mut().push(worker.clone());
+                self.greeted.notify_waiters();
+                self.offer(&worker);
+                self.top_up();
+            }
+            Ok(_) => {
+                thread.shared.budget.release(&self.server.name, &self.database, &self.user);
+            }
+            Err(error) => {
+                thread.shared.budget.release(&self.server.name, &self.database, &self.user);
+                self.failed(error, base);
+            }
+        }
+    }
+
+    /// An attempt failed. What will not get better by waiting is told to everybody who waits.
+    fn failed(self: &Rc<Self>, error: ConnectError, base: Rc<Settings>) {
+        self.counters.connect_failures.add(1);
+        let (_, pause) = self.backoff.get();
+        self.backoff.set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
+        warn!(server = %self.server.name, database = %self.database, user = %self.user, %error, "Connecting a worker failed");
+        let error = Rc::new(ServeError::from_connect(error));
+        *self.trouble.borrow_mut() = Some(error.clone());
+        self.greeted.notify_waiters();
+        if !error.may_pass() {
+            for waiter in self.alone.borrow_mut().drain(..).chain(self.shared.borrow_mut().drain(..)) {
+                waiter.grant(Err(error.clone()));
+            }
+            return;
+        }
+        let pool = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(pause).await;
+            let nobody = pool.workers.borrow().is_empty();
+            pool.serve_waiters();
+            if nobody && pool.greeted_wanted.get() > 0 {
+                pool.start_worker(base);
+            }
+        });
+    }
+
+    /// What a client with these startup settings is to be told, from a worker that was opened with them.
+    ///
+    /// # Errors
+    /// What the server said to such a startup, or that no server could be reached within `timeouts.queryWait`.
+    pub(in crate::plane) async fn greet(self: &Rc<Self>, startup: &Rc<Settings>) -> Result<super::Greeting, Rc<ServeError>> {
+        let limit = self.effective().timeouts.query_wait.unwrap_or(Duration::from_secs(3600));
+        let begun = Instant::now();
+        self.greeted_wanted.set(self.greeted_wanted.get() + 1);
+        let result = loop {
+            if let Some(greeting) = self.greeting(startup) {
+                break Ok(greeting);
+            }
+            if self.closed.get() {
+                break Err(Rc::new(ServeError::Moved));
+            }
+            let waited = begun.elapsed();
+            if waited >= limit {
+                let cause = self.trouble.borrow().clone();
+                break Err(cause.unwrap_or_else(|| Rc::new(ServeError::NoServer { waited })));
+            }
+            let notified = self.greeted.notified();
+            if self.connecting.get() == 0 {
+                self.grow_for_greeting(startup);
+            }
+            let _ = tokio::time::timeout((limit - waited).min(Duration::from_millis(250)), notified).await;
+            let trouble = self.trouble.borrow().clone();
+            if let Some(error) = trouble
+                && !error.may_pass()
+            {
+                break Err(error);
+            }
+        };
+        self.greeted_wanted.set(self.greeted_wanted.get() - 1);
+        result
+    }
+
+    fn grow_for_greeting(self: &Rc<Self>, startup: &Rc<Settings>) {
+        if !self.start_worker(startup.clone()) && self.at_max() {
+            let idle = self
+                .workers
+                .borrow()
+                .iter()
+                .find(|w| w.state.get() == super::State::Idle)
+                .cloned();
+            if let Some(worker) = idle {
+                worker.state.set(super::State::Closed);
+                worker.close("replaced by one with other startup settings");
+            }
+        }
+    }
+}

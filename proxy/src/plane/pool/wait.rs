@@ -1,0 +1,215 @@
+//! Waiting for a worker: first come, first served, bounded by `timeouts.queryWait`.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::super::error::ServeError;
+use super::super::settings::Settings;
+use super::super::worker::{State, Worker};
+use super::{Fit, Pool};
+
+/// What a waiter was given.
+type Grant = Result<Rc<Worker>, Rc<ServeError>>;
+
+/// A request that waits for a worker.
+pub(in crate::plane) struct Waiter {
+    settings: Rc<Settings>,
+    /// Settings a new worker for it is started with.
+    startup: Rc<Settings>,
+    session: u64,
+    shape: u64,
+    pub(super) since: Instant,
+    granted: RefCell<Option<Grant>>,
+    waker: RefCell<Option<Waker>>,
+    gone: Cell<bool>,
+}
+
+impl Waiter {
+    pub(super) fn grant(&self, grant: Grant) {
+        *self.granted.borrow_mut() = Some(grant);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Who asks for a worker.
+pub(in crate::plane) struct Asker<'a> {
+    pub(in crate::plane) session: u64,
+    pub(in crate::plane) settings: &'a Rc<Settings>,
+    pub(in crate::plane) startup: &'a Rc<Settings>,
+    /// Lets a cancel or a lost client end the wait.
+    pub(in crate::plane) cancelled: &'a Cell<bool>,
+}
+
+/// Gives a granted worker back if the waiting future is dropped before it took it.
+struct Place<'a> {
+    pool: &'a Rc<Pool>,
+    waiter: Rc<Waiter>,
+    alone: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiter.gone.set(true);
+        let queue = if self.alone { &self.pool.alone } else { &self.pool.shared };
+        queue.borrow_mut().retain(|w| !Rc::ptr_eq(w, &self.waiter));
+        self.pool.counters.waiting.sub(1);
+        if let Some(Ok(worker)) = self.waiter.granted.borrow_mut().take() {
+            if self.alone {
+                self.pool.give_back(&worker, false);
+            } else {
+                worker.tickets.set(worker.tickets.get() - 1);
+                self.pool.offer(&worker);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A worker for oneself: an idle one, or the next that becomes idle.
+    pub(in crate::plane) async fn take(self: &Rc<Self>, asker: &Asker<'_>) -> Grant {
+        if self.alone.borrow().is_empty()
+            && let Some(worker) = self.take_idle(asker.settings, asker.session)
+        {
+            self.keep_one_free();
+            return Ok(worker);
+        }
+        self.wait(asker, 0, true).await
+    }
+
+    /// A worker that may take one more known read. One ticket is held on it: redeem it by enqueueing at once.
+    pub(in crate::plane) async fn share(self: &Rc<Self>, asker: &Asker<'_>, shape: u64) -> Grant {
+        self.wait(asker, shape, false).await
+    }
+
+    async fn wait(self: &Rc<Self>, asker: &Asker<'_>, shape: u64, alone: bool) -> Grant {
+        if self.closed.get() {
+            return Err(Rc::new(ServeError::Moved));
+        }
+        let waiter = Rc::new(Waiter {
+            settings: asker.settings.clone(),
+            startup: asker.startup.clone(),
+            session: asker.session,
+            shape,
+            since: Instant::now(),
+            granted: RefCell::new(None),
+            waker: RefCell::new(None),
+            gone: Cell::new(false),
+        });
+        let queue = if alone { &self.alone } else { &self.shared };
+        queue.borrow_mut().push_back(waiter.clone());
+        self.counters.waiting.add(1);
+        let place = Place { pool: self, waiter: waiter.clone(), alone };
+        self.serve_waiters();
+        let granted = poll_fn(|cx| {
+            if asker.cancelled.get() {
+                return Poll::Ready(Err(Rc::new(ServeError::Cancelled)));
+            }
+            if let Some(grant) = waiter.granted.borrow_mut().take() {
+                return Poll::Ready(grant);
+            }
+            *waiter.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        let limit = self.effective().timeouts.query_wait.unwrap_or(Duration::MAX / 4);
+        let outcome = tokio::time::timeout(limit, granted).await;
+        let waited = waiter.since.elapsed();
+        self.counters.queue_wait.observe(waited);
+        let grant = outcome.unwrap_or_else(|_| {
+            let cause = self.trouble.borrow().clone();
+            Err(Rc::new(ServeError::Waited { waited, holders: self.holders(), cause }))
+        });
+        drop(place);
+        grant
+    }
+
+    /// Who holds workers here, for the text of an error.
+    fn holders(&self) -> String {
+        let workers = self.workers.borrow();
+        let held = workers.iter().filter(|w| matches!(w.state.get(), State::Leased | State::Pinned)).count();
+        let pinned = workers.iter().filter(|w| w.state.get() == State::Pinned).count();
+        format!(
+            "pool of server {}, database \"{}\", user \"{}\": {} workers, {held} held by one client each ({pinned} of them pinned)",
+            self.server.name,
+            self.database,
+            self.user,
+            workers.len()
+        )
+    }
+
+    /// When every worker is held, another is started for whoever comes next: with one worker for two clients a migration
+    /// that locks on one connection and works on another would hang.
+    fn keep_one_free(self: &Rc<Self>) {
+        if self.unleased() == 0 {
+            self.top_up();
+        }
+    }
+
+    /// Gives what is free to those who wait, and starts workers where that is not enough.
+    pub(super) fn serve_waiters(self: &Rc<Self>) {
+        let mut unserved: Option<Rc<Settings>> = None;
+        let mut missing = 0;
+        let alone: Vec<Rc<Waiter>> = self.alone.borrow().iter().cloned().collect();
+        for waiter in alone {
+            if let Some(worker) = self.take_idle(&waiter.settings, waiter.session) {
+                self.alone.borrow_mut().retain(|w| !Rc::ptr_eq(w, &waiter));
+                waiter.grant(Ok(worker));
+            } else {
+                missing += 1;
+                unserved.get_or_insert(waiter.startup.clone());
+            }
+        }
+        // Whoever waits to have a worker alone must not starve behind an endless stream of reads.
+        let mut to_reserve = missing;
+        for worker in self.workers.borrow().iter().rev() {
+            let shared = worker.state.get() == State::Shared;
+            worker.reserved.set(worker.condemned.get() || (shared && to_reserve > 0 && self.at_max()));
+            if shared && to_reserve > 0 {
+                to_reserve -= 1;
+            }
+        }
+        loop {
+            let Some(waiter) = self.shared.borrow().front().cloned() else { break };
+            let Some(worker) = self.pick_shared(&waiter.settings, waiter.shape) else {
+                missing += self.shared.borrow().len().min(2);
+                unserved.get_or_insert(waiter.startup.clone());
+                break;
+            };
+            self.shared.borrow_mut().pop_front();
+            worker.tickets.set(worker.tickets.get() + 1);
+            worker.state.set(State::Shared);
+            waiter.grant(Ok(worker));
+        }
+        if let Some(startup) = unserved
+            && missing > self.connecting.get()
+        {
+            self.grow(&startup);
+        }
+    }
+
+    fn at_max(&self) -> bool {
+        let workers = self.workers.borrow().len() + self.connecting.get();
+        workers >= self.effective.borrow().max_workers as usize
+    }
+
+    /// Starts a worker; at the maximum one that suits nobody who waits makes room.
+    fn grow(self: &Rc<Self>, startup: &Rc<Settings>) {
+        if self.start_worker(startup.clone()) {
+            return;
+        }
+        let unsuitable = self
+            .workers
+            .borrow()
+            .iter()
+            .find(|w| w.state.get() == State::Idle && Self::fit(w, startup) == Fit::No)
+            .cloned();
+        if let Some(worker) = unsuitable {
+            worker.state.set(State::Closed);
+            worker.close("replaced by one with other startup settings");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The script of a worker: what the server still has to answer, in order, and to whom it goes.
+//!
+//! Pure: frame tags in, verdicts out. A frame the script does not allow is a [`Misfit`]: the worker is closed, and no
+//! client sees the frame (MULTIPLEXING part 2, rule 3).
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use pgnet::fields::ErrorFields;
+
+use super::statement::StatementId;
+
+/// A message the server answers.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    /// Parse of a shared statement: `1`.
+    Parse(Option<StatementId>),
+    /// A Close that stands in for a Parse the worker does not need: `3`, shown as `1`.
+    ParseStandIn,
+    /// `2`.
+    Bind,
+    /// `t`, then `T` or `n`.
+    DescribeStatement,
+    /// `T` or `n`.
+    DescribePortal,
+    /// Rows, then `C`, `s` or `I`; COPY.
+    Execute,
+    /// `3`.
+    Close(Option<StatementId>),
+    /// An Execute of a portal that does not exist stands in for an error of ours.
+    Fail(Rc<ErrorFields>),
+    /// `Z`.
+    Sync,
+    /// Anything a simple Query brings, then `Z`.
+    Query,
+    /// `V` or an error, then `Z`.
+    Function,
+}
+
+/// Who gets an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// The session of the request.
+    Client,
+    /// Nobody: it answers something the proxy added.
+    Nobody,
+}
+
+/// One step of the script.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) op: Op,
+    pub(super) to: To,
+    /// With this step's `Z` the request is done.
+    pub(super) last: bool,
+}
+
+impl Step {
+    pub(super) fn client(op: Op) -> Self {
+        Self { op, to: To::Client, last: false }
+    }
+    pub(super) fn nobody(op: Op) -> Self {
+        Self { op, to: To::Nobody, last: false }
+    }
+    pub(super) fn ending(mut self) -> Self {
+        self.last = true;
+        self
+    }
+}
+
+/// What to do with a frame.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// Pass it on.
+    Forward,
+    /// Nobody asked for it: drop it.
+    Swallow,
+    /// Pass on a ParseComplete in its place.
+    ParseComplete,
+    /// Pass on this error in its place.
+    Error(Rc<ErrorFields>),
+}
+
+/// What a frame means beyond its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Nothing.
+    None,
+    /// The worker now has this statement. `client`: the client asked for it (its own Parse).
+    Parsed(StatementId),
+    /// The worker no longer has this statement.
+    Closed(StatementId),
+    /// The server wants CopyData; the session must send it.
+    CopyIn,
+    /// Replication: never expected.
+    CopyBoth,
+    /// An error; the rest up to the next Sync is skipped.
+    Error,
+    /// `Z`; `last` ends the request.
+    Ready {
+        last: bool,
+        status: u8,
+    },
+}
+
+/// An answer nobody asked for, or in the wrong place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unexpected message {tag:?} from the server")]
+pub(super) struct Misfit {
+    pub(super) tag: char,
+}
+
+/// What the server owes.
+#[derive(Debug, Default)]
+pub(super) struct Script {
+    steps: VecDeque<Step>,
+    /// COPY FROM STDIN is under way on the first step.
+    copy_in: bool,
+    /// Statements whose Parse was skipped by an error before it.
+    skipped: Vec<StatementId>,
+}
+
+impl Script {
+    pub(super) fn push(&mut self, step: Step) {
+        self.steps.push_back(step);
+    }
+
+    /// Steps not answered yet.
+    pub(super) fn owed(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Who gets what comes next.
+    pub(super) fn addressee(&self) -> Option<To> {
+        self.steps.front().map(|s| s.to)
+    }
+
+    /// The server reads CopyData now.
+    pub(super) fn copying_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// CopyDone or CopyFail was sent: Syncs count again.
+    pub(super) fn copy_ended(&mut self) {
+        self.copy_in = false;
+    }
+
+    /// Marks what was pushed last as the end of its request.
+    pub(super) fn end_request(&mut self) {
+        if let Some(step) = self.steps.back_mut() {
+            step.last = true;
+        }
+    }
+
+    /// Statements whose Parse was skipped since the last call: the worker does not have them.
+    pub(super) fn take_skipped(&mut self) -> std::vec::Drain<'_, StatementId> {
+        self.skipped.drain(..)
+    }
+
+    /// Takes in a frame of the server. `status` is the body of a `Z`, else 0.
+    ///
+    /// `S`, `N` and `A` may come at any time and are not for the script.
+    pub(super) fn on_frame(&mut self, tag: u8, status: u8) -> Result<(Verdict, Event), Misfit> {
+        let misfit = Misfit { tag: char::from(tag) };
+        let Some(step) = self.steps.front() else { return Err(misfit) };
+        let show = |to: To| if to == To::Client { Verdict::Forward } else { Verdict::Swallow };
+        let to = step.to;
+        if tag == b'E' {
+            return Ok(self.on_error());
+        }
+        let (verdict, event, done) = match (&step.op, tag) {
+            (Op::Parse(id), b'1') => (show(to), id.map_or(Event::None, Event::Parsed), true),
+            (Op::ParseStandIn, b'3') => {
+                (if to == To::Client { Verdict::ParseComplete } else { Verdict::Swallow }, Event::None, true)
+            }
+            (Op::Bind, b'2') => (show(to), Event::None, true),
+            (Op::DescribeStatement, b't') => (show(to), Event::None, false),
+            (Op::DescribeStatement | Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
+            (Op::Execute, b'D' | b'd' | b'c' | b'H') => (show(to), Event::None, false),
+            (Op::Execute, b'C' | b's' | b'I') => (show(to), Event::None, true),
+            (Op::Close(id), b'3') => (show(to), id.map_or(Event::None, Event::Closed), true),
+            (Op::Query, b'T' | b'D' | b'C' | b'I' | b'H' | b'd' | b'c' | b'n') => (show(to), Event::None, false),
+            (Op::Function, b'V') => (show(to), Event::None, false),
+            (Op::Execute | Op::Query, b'G') => return Ok((show(to), self.on_copy_in())),
+            (Op::Execute | Op::Query, b'W') => (Verdict::Swallow, Event::CopyBoth, false),
+            (Op::Sync | Op::Query | Op::Function, b'Z') => {
+                (show(to), Event::Ready { last: step.last, status }, true)
+            }
+            _ => return Err(misfit),
+        };
+        if done {
+            self.steps.pop_front();
+            self.copy_in = false;
+        }
+        Ok((verdict, event))
+    }
+
+    /// In COPY mode the server ignores Sync: those sent ahead get no answer.
+    fn on_copy_in(&mut self) -> Event {
+        self.copy_in = true;
+        if self.steps.front().is_some_and(|s| matches!(s.op, Op::Execute)) {
+            self.steps.truncate(1);
+        }
+        Event::CopyIn
+    }
+
+    /// An error ends a simple Query with its own `Z`; in a batch everything up to the Sync is skipped.
+    fn on_error(&mut self) -> (Verdict, Event) {
+        self.copy_in = false;
+        let Some(first) = self.steps.front() else { return (Verdict::Swallow, Event::Error) };
+        let verdict = match &first.op {
+            Op::Fail(fields) => Verdict::Error(fields.clone()),
+            _ => Verdict::Forward,
+        };
+        if matches!(first.op, Op::Query | Op::Function | Op::Sync) {
+            let verdict = if first.to == To::Client { verdict } else { Verdict::Swallow };
+            return (verdict, Event::Error);
+        }
+        // A Query behind a failed prefix is skipped like the rest, and then the Sync's Z is the one the client waits for.
+        let mut inherited = false;
+        while let Some(step) = self.steps.front_mut() {
+            match &step.op {
+                Op::Sync => {
+                    if inherited {
+                        step.to = To::Client;
+                    }
+                    break;
+                }
+                Op::Query | Op::Function => inherited |= step.to == To::Client,
+                Op::Parse(Some(id)) => self.skipped.push(*id),
+                _ => {}
+            }
+            self.steps.pop_front();
+        }
+        (verdict, Event::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(steps: Vec<Step>) -> Script {
+        Script { steps: steps.into(), ..Script::default() }
+    }
+
+    fn shown(script: &mut Script, frames: &[(u8, u8)]) -> Result<String, Misfit> {
+        let mut out = String::new();
+        for (tag, status) in frames {
+            let (verdict, event) = script.on_frame(*tag, *status)?;
+            match verdict {
+                Verdict::Forward => out.push(char::from(*tag)),
+                Verdict::ParseComplete => out.push('1'),
+                Verdict::Error(_) => out.push('e'),
+                Verdict::Swallow => out.push('-'),
+            }
+            if let Event::Ready { last: true, .. } = event {
+                out.push('!');
+            }
+        }
+        Ok(out)
+    }
+
+    fn prefixed_query() -> Script {
+        script(vec![
+            Step::nobody(Op::Bind),
+            Step::nobody(Op::Execute),
+            Step::client(Op::Query),
+            Step::nobody(Op::Sync).ending(),
+        ])
+    }
+
+    #[test]
+    fn a_prefix_and_its_second_ready_are_shown_to_nobody() {
+        let frames = [(b'2', 0), (b'D', 0), (b'C', 0), (b'T', 0), (b'D', 0), (b'C', 0), (b'Z', b'I'), (b'Z', b'I')];
+        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---TDCZ-!"));
+    }
+
+    #[test]
+    fn after_a_failed_prefix_the_clients_query_is_skipped_and_its_ready_is_the_syncs() {
+        assert_eq!(shown(&mut prefixed_query(), &[(b'E', 0), (b'Z', b'I')]).as_deref(), Ok("EZ!"));
+    }
+
+    #[test]
+    fn an_error_in_the_query_behind_a_prefix_leaves_two_readies() {
+        let frames = [(b'2', 0), (b'D', 0), (b'C', 0), (b'E', 0), (b'Z', b'I'), (b'Z', b'I')];
+        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---EZ-!"));
+    }
+
+    #[test]
+    fn a_close_stands_in_for_a_parse() {
+        let mut script = script(vec![Step::client(Op::ParseStandIn), Step::client(Op::Bind), Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
+        assert_eq!(shown(&mut script, &[(b'3', 0), (b'2', 0), (b'C', 0), (b'Z', b'I')]).as_deref(), Ok("12CZ!"));
+    }
+
+    #[test]
+    fn an_error_skips_to_the_sync_and_the_next_batch_is_untouched() {
+        let mut script = script(vec![
+            Step::client(Op::Bind),
+            Step::client(Op::Execute),
+            Step::client(Op::Sync).ending(),
+            Step::client(Op::Bind),
+            Step::client(Op::Execute),
+            Step::client(Op::Sync).ending(),
+        ]);
+        let frames = [(b'E', 0), (b'Z', b'I'), (b'2', 0), (b's', 0), (b'Z', b'I')];
+        assert_eq!(shown(&mut script, &frames).as_deref(), Ok("EZ!2sZ!"));
+    }
+
+    #[test]
+    fn a_parse_that_was_skipped_is_reported() {
+        let id = StatementId::test(7);
+        let mut script = script(vec![Step::client(Op::Bind), Step::client(Op::Parse(Some(id))), Step::client(Op::Sync).ending()]);
+        assert!(script.on_frame(b'E', 0).is_ok());
+        assert_eq!(script.take_skipped().collect::<Vec<_>>(), [id]);
+    }
+
+    #[test]
+    fn a_sync_sent_ahead_of_copy_data_gets_no_answer() {
+        let mut script = script(vec![Step::client(Op::Bind), Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
+        assert_eq!(shown(&mut script, &[(b'2', 0), (b'G', 0)]).as_deref(), Ok("2G"));
+        assert!(script.copying_in());
+        script.copy_ended();
+        script.push(Step::client(Op::Sync).ending());
+        assert_eq!(shown(&mut script, &[(b'C', 0), (b'Z', b'I')]).as_deref(), Ok("CZ!"));
+    }
+
+    #[test]
+    fn a_deferred_constraint_may_fail_at_the_sync() {
+        let mut script = script(vec![Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
+        assert_eq!(shown(&mut script, &[(b'C', 0), (b'E', 0), (b'Z', b'I')]).as_deref(), Ok("CEZ!"));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_a_misfit() {
+        assert_eq!(shown(&mut script(vec![]), &[(b'Z', b'I')]), Err(Misfit { tag: 'Z' }));
+        assert_eq!(shown(&mut script(vec![Step::client(Op::Bind)]), &[(b'D', 0)]), Err(Misfit { tag: 'D' }));
+        assert_eq!(shown(&mut script(vec![Step::client(Op::Sync)]), &[(b'C', 0)]), Err(Misfit { tag: 'C' }));
+        for tag in 0..=255u8 {
+            let allowed = matches!(tag, b'1' | b'E');
+            let mut parse = script(vec![Step::client(Op::Parse(None))]);
+            assert_eq!(parse.on_frame(tag, 0).is_ok(), allowed, "{}", char::from(tag));
+        }
+    }
+
+    #[test]
+    fn our_own_error_replaces_the_servers() {
+        let fields = Rc::new(ErrorFields::new(
+            pgnet::fields::Severity::Error,
+            pgnet::sqlstate::SqlState::DUPLICATE_PREPARED_STATEMENT,
+            "prepared statement \"a\" already exists",
+        ));
+        let mut script = script(vec![Step::client(Op::Fail(fields)), Step::client(Op::Bind), Step::client(Op::Sync).ending()]);
+        assert_eq!(shown(&mut script, &[(b'E', 0), (b'Z', b'I')]).as_deref(), Ok("eZ!"));
+    }
+}

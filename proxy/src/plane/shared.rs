@@ -1,0 +1,95 @@
+//! What data threads share: written rarely, under short locks, never on the path of a statement.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::client::Doorman;
+use super::thread::Command;
+
+/// Share of a data thread's time above which a pool spreads to a further thread, in thousandths.
+const SATURATED: u32 = 850;
+
+/// See the module.
+pub(super) struct Shared {
+    pub(super) proxy_id: u8,
+    pub(super) doorman: Arc<dyn Doorman>,
+    pub(super) budget: Budget,
+    pub(super) clients: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    pub(super) threads: OnceLock<Vec<UnboundedSender<Command>>>,
+    /// CPU time of each data thread in the last half second, in thousandths of it.
+    pub(super) busy: Vec<AtomicU32>,
+    /// Clients on each data thread.
+    pub(super) load: Vec<AtomicUsize>,
+    homes: Mutex<HashMap<(String, String), Vec<usize>>>,
+}
+
+impl Shared {
+    pub(super) fn new(proxy_id: u8, doorman: Arc<dyn Doorman>, threads: usize) -> Self {
+        Self {
+            proxy_id,
+            doorman,
+            budget: Budget::default(),
+            clients: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            threads: OnceLock::new(),
+            busy: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+            load: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            homes: Mutex::default(),
+        }
+    }
+
+    /// The thread a client of this database and user goes to: one that serves its pool already, unless all of those are
+    /// saturated; batching is worth more than balance.
+    pub(super) fn place(&self, database: &str, user: &str) -> usize {
+        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        let home = homes.entry((database.to_owned(), user.to_owned())).or_default();
+        let busy = |thread: &usize| self.busy[*thread].load(Relaxed);
+        let load = |thread: &usize| self.load[*thread].load(Relaxed);
+        if let Some(thread) = home.iter().filter(|t| busy(t) < SATURATED).min_by_key(|t| load(t)) {
+            return *thread;
+        }
+        let idlest = (0..self.busy.len()).min_by_key(|t| (busy(t) / 100, load(t)));
+        match idlest {
+            Some(thread) if home.is_empty() || busy(&thread) < SATURATED => {
+                if !home.contains(&thread) {
+                    home.push(thread);
+                }
+                thread
+            }
+            _ => home.iter().min_by_key(|t| load(t)).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// How many workers each server, database and user has over all threads.
+#[derive(Default)]
+pub(super) struct Budget(Mutex<HashMap<(String, String, String), usize>>);
+
+impl Budget {
+    /// One more, if that does not exceed `max`.
+    pub(super) fn acquire(&self, server: &str, database: &str, user: &str, max: usize) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = used.entry((server.to_owned(), database.to_owned(), user.to_owned())).or_default();
+        let allowed = *used < max;
+        if allowed {
+            *used += 1;
+        }
+        allowed
+    }
+
+    /// One less.
+    pub(super) fn release(&self, server: &str, database: &str, user: &str) {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (server.to_owned(), database.to_owned(), user.to_owned());
+        if let Some(count) = used.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                used.remove(&key);
+            }
+        }
+    }
+}

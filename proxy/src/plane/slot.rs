@@ -1,0 +1,172 @@
+//! The one channel from a worker back to the session it serves: chunks of the reply, then how the request ended.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use pgnet::fields::ErrorFields;
+
+use super::worker::Worker;
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    /// With `Z`: its status, whether an error came before, how many `1` and `3` the client was shown.
+    Done { status: u8, error: bool, acks: u32 },
+    /// Not at all, and no byte of a reply went out: run it again elsewhere.
+    Repeat,
+    /// The worker is gone. `said`: the server's last words; `started`: it may have run; `clean_cut`: what was passed on
+    /// ends between two messages.
+    Lost { said: Option<Rc<ErrorFields>>, started: bool, clean_cut: bool },
+    /// Cancelled before the server began it.
+    Cancelled,
+}
+
+#[derive(Default)]
+struct Inner {
+    chunks: VecDeque<Bytes>,
+    queued: usize,
+    ended: VecDeque<End>,
+    copy_in: bool,
+    waker: Option<Waker>,
+    /// Who waits for room here.
+    blocked: Option<Weak<Worker>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Slot {
+    inner: RefCell<Inner>,
+}
+
+impl Slot {
+    /// Takes a piece of the reply. Returns the bytes not yet sent to the client.
+    pub(super) fn push(&self, chunk: Bytes) -> usize {
+        let mut inner = self.inner.borrow_mut();
+        inner.queued += chunk.len();
+        inner.chunks.push_back(chunk);
+        Self::wake(&mut inner);
+        inner.queued
+    }
+
+    /// A request of the session is over.
+    pub(super) fn end(&self, end: End) {
+        let mut inner = self.inner.borrow_mut();
+        inner.ended.push_back(end);
+        Self::wake(&mut inner);
+    }
+
+    /// The server asks for CopyData.
+    pub(super) fn set_copy_in(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.copy_in = true;
+        Self::wake(&mut inner);
+    }
+
+    /// Whether the server asked for CopyData since the last call.
+    pub(super) fn take_copy_in(&self) -> bool {
+        std::mem::take(&mut self.inner.borrow_mut().copy_in)
+    }
+
+    /// `worker` does not read on until the client has taken what is queued.
+    pub(super) fn block(&self, worker: Weak<Worker>) {
+        self.inner.borrow_mut().blocked = Some(worker);
+    }
+
+    /// Bytes not yet sent to the client.
+    pub(super) fn queued(&self) -> usize {
+        self.inner.borrow().queued
+    }
+
+    /// Something to send, or an end to act on, or a wake-up later.
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.chunks.is_empty() || !inner.ended.is_empty() || inner.copy_in {
+            return Poll::Ready(());
+        }
+        match &inner.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => inner.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Registers for a wake-up without looking.
+    pub(super) fn register(&self, cx: &mut Context<'_>) {
+        let mut inner = self.inner.borrow_mut();
+        match &inner.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => inner.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// The first chunk not yet sent in full.
+    pub(super) fn front(&self) -> Option<Bytes> {
+        self.inner.borrow().chunks.front().cloned()
+    }
+
+    /// Up to `N` chunks for a gathering write.
+    pub(super) fn gather<const N: usize>(&self) -> ([Bytes; N], usize) {
+        let inner = self.inner.borrow();
+        let mut out = [const { Bytes::new() }; N];
+        let mut n = 0;
+        for (to, from) in out.iter_mut().zip(inner.chunks.iter()) {
+            *to = from.clone();
+            n += 1;
+        }
+        (out, n)
+    }
+
+    /// `n` bytes went out. Lets a worker that waits for room read on.
+    pub(super) fn sent(&self, mut n: usize, low_water: usize) {
+        let mut inner = self.inner.borrow_mut();
+        inner.queued -= n.min(inner.queued);
+        while n > 0 {
+            let Some(front) = inner.chunks.front_mut() else { break };
+            if n < front.len() {
+                bytes::Buf::advance(front, n);
+                break;
+            }
+            n -= front.len();
+            inner.chunks.pop_front();
+        }
+        if inner.queued <= low_water
+            && let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade())
+        {
+            drop(inner);
+            worker.unblock();
+        }
+    }
+
+    /// Whether everything was sent.
+    pub(super) fn is_drained(&self) -> bool {
+        self.inner.borrow().chunks.is_empty()
+    }
+
+    /// The next request that ended.
+    pub(super) fn take_end(&self) -> Option<End> {
+        self.inner.borrow_mut().ended.pop_front()
+    }
+
+    /// Forgets everything: the session is leaving. Lets a blocked worker go on.
+    pub(super) fn clear(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.chunks.clear();
+        inner.ended.clear();
+        inner.queued = 0;
+        inner.copy_in = false;
+        inner.waker = None;
+        if let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade()) {
+            drop(inner);
+            worker.unblock();
+        }
+    }
+
+    fn wake(inner: &mut Inner) {
+        if let Some(waker) = &inner.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Prepared statements: one object per text, types and frozen settings, shared by all clients of a pool.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+
+use crate::classify::Class;
+
+/// Names a statement on the workers of one data thread. Never used again for another statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct StatementId(u64);
+
+impl StatementId {
+    /// The name the server knows the statement by.
+    pub(super) fn server_name(self) -> String {
+        format!("pgp_{}", self.0)
+    }
+
+    #[cfg(test)]
+    pub(super) fn test(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+/// What a statement is: equal keys are one statement. Compared in full, so two texts can never be taken for one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct StatementKey {
+    /// SQL as the client sent it.
+    pub(super) text: Bytes,
+    /// The parameter types of the Parse message as on the wire (count and OIDs).
+    pub(super) types: Bytes,
+    /// [`Settings::frozen`](super::settings::Settings::frozen) at the client's Parse.
+    pub(super) frozen: Rc<str>,
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) id: StatementId,
+    pub(super) key: StatementKey,
+    /// Server name as bytes.
+    pub(super) name: String,
+    /// What it does.
+    pub(super) class: RefCell<Class>,
+    /// Generation of the catalog `class` was judged with.
+    pub(super) judged: Cell<u64>,
+}
+
+/// The statements of one pool, by key; those nobody uses are forgotten.
+#[derive(Default)]
+pub(super) struct StatementInterner {
+    known: RefCell<HashMap<StatementKey, Weak<Statement>>>,
+    next: Cell<u64>,
+}
+
+/// Above this many entries the interner drops those nobody uses.
+const SWEEP_AT: usize = 4096;
+
+impl StatementInterner {
+    /// The one object for this key; `classify` is asked only for a new one.
+    pub(super) fn intern(&self, key: StatementKey, classify: impl FnOnce(&[u8]) -> (Class, u64)) -> Rc<Statement> {
+        let mut known = self.known.borrow_mut();
+        if let Some(statement) = known.get(&key).and_then(Weak::upgrade) {
+            return statement;
+        }
+        if known.len() >= SWEEP_AT {
+            known.retain(|_, statement| statement.strong_count() > 0);
+        }
+        let id = StatementId(self.next.get());
+        self.next.set(id.0 + 1);
+        let (class, generation) = classify(&key.text);
+        let statement = Rc::new(Statement {
+            id,
+            name: id.server_name(),
+            class: RefCell::new(class),
+            judged: Cell::new(generation),
+            key: key.clone(),
+        });
+        known.insert(key, Rc::downgrade(&statement));
+        statement
+    }
+}

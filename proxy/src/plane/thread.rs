@@ -1,0 +1,671 @@
+//! A data thread: its own runtime, its clients, its pools. Nothing on it is shared with another thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use crds::PoolConfig;
+use pgnet::client::Credential;
+use pgnet::stream::Stream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Notify, oneshot};
+use tracing::{debug, info, warn};
+
+use super::card::{Card, Kill};
+use super::catalogs::Catalogs;
+use super::client::{Client, Door, Login, Peer};
+use super::counters::Counters;
+use super::pool::Pool;
+use super::rows::{ClientRow, PinRow, PoolRow, ServerRow};
+use super::session;
+use super::settings::SettingsInterner;
+use super::shared::Shared;
+use super::topology::{Mode, Server, Topology};
+use super::worker::State;
+use super::Listener;
+use crate::classify::Classifier;
+
+/// How long workers of a fenced master are waited for; they are closed, not asked.
+const FENCE_WAIT: Duration = Duration::from_secs(2);
+/// Read buffers kept for reuse.
+const BUFFERS_MAX: usize = 256;
+/// First size of a client's read buffer.
+pub(super) const CLIENT_BUFFER: usize = 8 * 1024;
+
+/// What other threads ask of a data thread.
+pub(super) enum Command {
+    Admit(Box<Client>),
+    Configure(Arc<PoolConfig>),
+    Apply(Arc<Topology>, oneshot::Sender<bool>),
+    Cancel(i32, Bytes, oneshot::Sender<bool>),
+    Pools(oneshot::Sender<Vec<PoolRow>>),
+    Clients(oneshot::Sender<Vec<ClientRow>>),
+    Servers(oneshot::Sender<Vec<ServerRow>>),
+    Pins(oneshot::Sender<Vec<PinRow>>),
+    Pause(Option<String>, oneshot::Sender<()>),
+    Resume(Option<String>),
+    Drain(Duration, oneshot::Sender<()>),
+}
+
+/// What requests for the master have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Nothing.
+    None,
+    /// A planned switchover begins: requests that would hold a worker wait, shared ones run on.
+    Leases,
+    /// Everything waits. `queryWait` does not run in a planned switchover.
+    All {
+        /// Whether `queryWait` runs meanwhile.
+        clock: bool,
+    },
+}
+
+/// Who has pools here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PoolKey {
+    server: String,
+    host: String,
+    port: u16,
+    database: Arc<str>,
+    user: Arc<str>,
+}
+
+/// See the module.
+pub(super) struct Thread {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) settings: SettingsInterner,
+    pub(super) classifier: RefCell<Classifier>,
+    pub(super) catalogs: Catalogs,
+    /// Grows with each change of topology: sessions look for their pool again.
+    pub(super) generation: Cell<u64>,
+    pub(super) hold: Cell<Hold>,
+    pub(super) paused: RefCell<HashSet<Option<String>>>,
+    pub(super) changed: Notify,
+    config: RefCell<Arc<PoolConfig>>,
+    topology: RefCell<Arc<Topology>>,
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    cards: RefCell<HashMap<u32, Rc<Card>>>,
+    next_client: Cell<u32>,
+    next_worker: Cell<u64>,
+    buffers: RefCell<Vec<BytesMut>>,
+    random: Cell<u64>,
+    started: Instant,
+}
+
+impl Thread {
+    fn new(index: usize, shared: Arc<Shared>, counters: Arc<Counters>, config: Arc<PoolConfig>) -> Rc<Self> {
+        let mut seed = [0u8; 8];
+        let _ = getrandom::fill(&mut seed);
+        Rc::new(Self {
+            index,
+            shared,
+            counters,
+            settings: SettingsInterner::default(),
+            classifier: RefCell::new(Classifier::new(crate::classify::Limits::default())),
+            catalogs: Catalogs::default(),
+            generation: Cell::new(0),
+            hold: Cell::new(Hold::All { clock: true }),
+            paused: RefCell::default(),
+            changed: Notify::new(),
+            config: RefCell::new(config),
+            topology: RefCell::new(Arc::new(Topology::unknown())),
+            pools: RefCell::default(),
+            cards: RefCell::default(),
+            next_client: Cell::new(0),
+            next_worker: Cell::new(0),
+            buffers: RefCell::default(),
+            random: Cell::new(u64::from_le_bytes(seed) | 1),
+            started: Instant::now(),
+        })
+    }
+
+    /// Settings now.
+    pub(super) fn config(&self) -> Arc<PoolConfig> {
+        self.config.borrow().clone()
+    }
+
+    /// Topology now.
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.topology.borrow().clone()
+    }
+
+    pub(super) fn next_worker_id(&self) -> u64 {
+        self.next_worker.set(self.next_worker.get() + 1);
+        self.next_worker.get()
+    }
+
+    /// A number in 0..1 for jitter and weights; not for secrets.
+    pub(super) fn random_fraction(&self) -> f64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        (x >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// An empty read buffer.
+    pub(super) fn buffer(&self) -> BytesMut {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(CLIENT_BUFFER))
+    }
+
+    /// Takes a read buffer back.
+    pub(super) fn recycle(&self, mut buffer: BytesMut) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS_MAX && buffer.capacity() <= 4 * CLIENT_BUFFER {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// The pool of this server, database and user.
+    pub(super) fn pool(self: &Rc<Self>, server: &Arc<Server>, database: &Arc<str>, user: &Arc<str>, credential: &Credential) -> Rc<Pool> {
+        let key = PoolKey {
+            server: server.name.clone(),
+            host: server.target.host.clone(),
+            port: server.target.port,
+            database: database.clone(),
+            user: user.clone(),
+        };
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools
+            .entry(key)
+            .or_insert_with(|| Pool::new(self, server.clone(), database.clone(), user.clone(), credential.clone()));
+        if !matches!(credential, Credential::None) {
+            *pool.credential.borrow_mut() = credential.clone();
+        }
+        pool.clone()
+    }
+
+    /// Whether requests of `database` for the master may go on.
+    pub(super) fn is_open(&self, database: &str, opens_lease: bool) -> bool {
+        let held = match self.hold.get() {
+            Hold::None => false,
+            Hold::Leases => opens_lease,
+            Hold::All { .. } => true,
+        };
+        !held && !self.is_paused(database)
+    }
+
+    fn is_paused(&self, database: &str) -> bool {
+        let paused = self.paused.borrow();
+        !paused.is_empty() && (paused.contains(&None) || paused.iter().flatten().any(|d| d == database))
+    }
+
+    fn register(&self, make: impl FnOnce(u32) -> Rc<Card>) -> Rc<Card> {
+        let threads = u32::try_from(self.shared.busy.len()).unwrap_or(1);
+        let index = u32::try_from(self.index).unwrap_or(0);
+        let mut cards = self.cards.borrow_mut();
+        loop {
+            let n = self.next_client.get();
+            let id = (n.wrapping_mul(threads) + index + threads) & 0x7f_ffff;
+            self.next_client.set(if id + threads > 0x7f_ffff { 0 } else { n + 1 });
+            if id % threads == index % threads && !cards.contains_key(&id) {
+                let card = make(id);
+                cards.insert(id, card.clone());
+                return card;
+            }
+        }
+    }
+}
+
+/// Runs a data thread until its commands end.
+pub(super) fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    config: Arc<PoolConfig>,
+    listeners: Vec<(Listener, Door)>,
+    commands: UnboundedReceiver<Command>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let thread = Thread::new(index, shared, counters, config);
+        for (listener, door) in listeners {
+            tokio::task::spawn_local(accept(thread.clone(), listener, door));
+        }
+        tokio::task::spawn_local(sweep(thread.clone()));
+        obey(thread, commands).await;
+    });
+    Ok(())
+}
+
+async fn accept(thread: Rc<Thread>, listener: Listener, door: Door) {
+    let listener = match Acceptor::new(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(%error, "Cannot listen");
+            return;
+        }
+    };
+    while !thread.shared.draining.load(Relaxed) {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = thread.changed.notified() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                tokio::task::spawn_local(welcome(thread.clone(), stream, door, peer));
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: give others time to end.
+                warn!(%error, "Accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// A listening socket on this thread's reactor.
+enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Acceptor {
+    fn new(listener: Listener) -> std::io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Tcp(tokio::net::TcpListener::from_std(listener)?)
+            }
+            Listener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Unix(tokio::net::UnixListener::from_std(listener)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> std::io::Result<(Stream, Peer)> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                (Stream::Tcp(stream), Peer::Tcp(address))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                (Stream::Unix(stream), Peer::Unix)
+            }
+        })
+    }
+}
+
+/// From the first byte of a connection to its session.
+async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer: Peer) {
+    let login = thread.shared.doorman.login(stream, door, peer).await;
+    match login {
+        Login::Closed => {}
+        Login::Cancel { process_id, key, stream } => {
+            let shared = thread.shared.clone();
+            drop(thread);
+            cancel_anywhere(&shared, process_id, key).await;
+            drop(stream);
+        }
+        Login::Pseudo(client) => thread.shared.doorman.pseudo(client).await,
+        Login::Client(client) => {
+            thread.counters.logins.add(1);
+            let home = thread.shared.place(&client.database, &client.user);
+            if home == thread.index {
+                serve(thread, client).await;
+            } else if let Some(threads) = thread.shared.threads.get() {
+                let client = match rehome(client) {
+                    Ok(client) => client,
+                    Err(error) => {
+                        debug!(%error, "A client was lost on its way to its thread");
+                        return;
+                    }
+                };
+                let _ = threads[home].send(Command::Admit(client));
+            }
+        }
+    }
+}
+
+/// Takes a client's socket off this thread's reactor, so that its home thread can take it.
+fn rehome(client: Box<Client>) -> std::io::Result<Box<Client>> {
+    // A tokio socket works from any thread; only its readiness events come through the reactor it was made on. Plain
+    // sockets are moved; TLS sessions stay registered where they were accepted, at the cost of a wake-up across threads.
+    let mut client = client;
+    client.stream = match client.stream {
+        Stream::Tcp(stream) => Stream::Tcp(Moving(stream.into_std()?).into_stream()?),
+        Stream::Unix(stream) => Stream::Unix(MovingUnix(stream.into_std()?).into_stream()?),
+        other => other,
+    };
+    Ok(client)
+}
+
+struct Moving(std::net::TcpStream);
+impl Moving {
+    fn into_stream(self) -> std::io::Result<tokio::net::TcpStream> {
+        tokio::net::TcpStream::from_std(self.0)
+    }
+}
+struct MovingUnix(std::os::unix::net::UnixStream);
+impl MovingUnix {
+    fn into_stream(self) -> std::io::Result<tokio::net::UnixStream> {
+        tokio::net::UnixStream::from_std(self.0)
+    }
+}
+
+/// Finds the client of a CancelRequest on this proxy or hands the request to the proxy it names.
+pub(super) async fn cancel_anywhere(shared: &Arc<Shared>, process_id: i32, key: Bytes) {
+    if u32::try_from(process_id).is_ok_and(|pid| (pid >> 23) as u8 == shared.proxy_id) {
+        cancel_here(shared, process_id, &key).await;
+    } else {
+        shared.doorman.forward_cancel(process_id, key).await;
+    }
+}
+
+/// Cancels what the client of this key runs, if it is one of ours.
+pub(super) async fn cancel_here(shared: &Arc<Shared>, process_id: i32, key: &[u8]) -> bool {
+    let Some(threads) = shared.threads.get() else { return false };
+    for thread in threads {
+        let (done, wait) = oneshot::channel();
+        if thread.send(Command::Cancel(process_id, Bytes::copy_from_slice(key), done)).is_ok() && wait.await.unwrap_or(false) {
+            return true;
+        }
+    }
+    false
+}
+
+async fn serve(thread: Rc<Thread>, client: Box<Client>) {
+    let admin = client.admin;
+    let maximum = thread.config().limits.max_clients as usize;
+    let before = thread.shared.clients.fetch_add(1, Relaxed);
+    thread.shared.load[thread.index].fetch_add(1, Relaxed);
+    thread.counters.clients.add(1);
+    let mut secret = [0u8; 32];
+    let _ = getrandom::fill(&mut secret);
+    let card = thread.register(|id| Rc::new(Card::new(id, thread.shared.proxy_id, secret, &client)));
+    let full = before >= maximum && !admin;
+    session::run(thread.clone(), card.clone(), client, full).await;
+    thread.cards.borrow_mut().remove(&card.id);
+    thread.counters.clients.sub(1);
+    thread.shared.load[thread.index].fetch_sub(1, Relaxed);
+    thread.shared.clients.fetch_sub(1, Relaxed);
+}
+
+async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Admit(client) => {
+                tokio::task::spawn_local(serve(thread.clone(), client));
+            }
+            Command::Configure(config) => {
+                for (key, pool) in thread.pools.borrow().iter() {
+                    pool.configure(config.effective(&key.database, &key.user));
+                }
+                *thread.config.borrow_mut() = config;
+            }
+            Command::Apply(topology, done) => {
+                tokio::task::spawn_local(apply(thread.clone(), topology, done));
+            }
+            Command::Cancel(process_id, key, done) => cancel(&thread, process_id, &key, done),
+            Command::Pools(reply) => drop(reply.send(thread.pool_rows())),
+            Command::Clients(reply) => drop(reply.send(thread.client_rows())),
+            Command::Servers(reply) => drop(reply.send(thread.server_rows())),
+            Command::Pins(reply) => drop(reply.send(thread.pin_rows())),
+            Command::Pause(database, done) => {
+                thread.paused.borrow_mut().insert(database.clone());
+                tokio::task::spawn_local(paused(thread.clone(), database, done));
+            }
+            Command::Resume(database) => {
+                match database {
+                    None => thread.paused.borrow_mut().clear(),
+                    some => drop(thread.paused.borrow_mut().remove(&some)),
+                }
+                thread.changed.notify_waiters();
+            }
+            Command::Drain(deadline, done) => {
+                tokio::task::spawn_local(drain(thread.clone(), deadline, done));
+            }
+        }
+    }
+}
+
+/// Waits until what ran in a paused database has ended.
+async fn paused(thread: Rc<Thread>, database: Option<String>, done: oneshot::Sender<()>) {
+    loop {
+        let busy = thread.pools.borrow().iter().any(|(key, pool)| {
+            database.as_deref().is_none_or(|d| *key.database == *d)
+                && pool.workers.borrow().iter().any(|w| !matches!(w.state.get(), State::Idle | State::Closed))
+        });
+        if !busy {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _ = done.send(());
+}
+
+/// Makes a topology true on this thread; see [`super::Plane::apply`].
+async fn apply(thread: Rc<Thread>, topology: Arc<Topology>, done: oneshot::Sender<bool>) {
+    let old = thread.topology();
+    if topology.epoch < old.epoch {
+        let _ = done.send(true);
+        return;
+    }
+    let drain = thread.config().timeouts.drain;
+    *thread.topology.borrow_mut() = topology.clone();
+    let mut drained = true;
+    match topology.mode {
+        Mode::Open => {
+            thread.hold.set(Hold::None);
+            thread.retire_pools(&topology);
+        }
+        Mode::Fenced => {
+            thread.hold.set(Hold::All { clock: true });
+            if let Some(master) = &old.master {
+                thread.close_pools_of(master, true, FENCE_WAIT).await;
+            }
+        }
+        Mode::Paused => {
+            if let Some(master) = old.master.clone().or_else(|| topology.master.clone()) {
+                drained = thread.drain_master(&master, drain).await;
+            }
+        }
+    }
+    thread.generation.set(thread.generation.get() + 1);
+    thread.changed.notify_waiters();
+    let _ = done.send(drained);
+}
+
+impl Thread {
+    fn pools_of(&self, server: &Server) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().filter(|p| p.server.name == server.name).cloned().collect()
+    }
+
+    /// Closes pools of servers the topology no longer names.
+    fn retire_pools(&self, topology: &Topology) {
+        let named = |key: &PoolKey| {
+            topology
+                .master
+                .iter()
+                .chain(topology.replicas.iter().map(|r| &r.server))
+                .any(|s| s.name == key.server && s.target.host == key.host && s.target.port == key.port)
+        };
+        let gone: Vec<Rc<Pool>> = {
+            let mut pools = self.pools.borrow_mut();
+            let keys: Vec<PoolKey> = pools.keys().filter(|k| !named(k)).cloned().collect();
+            keys.iter().filter_map(|k| pools.remove(k)).collect()
+        };
+        for pool in gone {
+            pool.close(false);
+        }
+    }
+
+    async fn close_pools_of(&self, server: &Server, now: bool, wait: Duration) -> bool {
+        let pools = self.pools_of(server);
+        self.pools.borrow_mut().retain(|_, p| p.server.name != server.name);
+        for pool in &pools {
+            pool.close(now);
+        }
+        let deadline = Instant::now() + wait;
+        while pools.iter().any(|p| !p.is_empty()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        true
+    }
+
+    /// A planned switchover: leases first, then everything; pinned workers that are idle are closed.
+    async fn drain_master(&self, master: &Server, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.hold.set(Hold::Leases);
+        let pools = self.pools_of(master);
+        let leased = |pool: &Rc<Pool>| {
+            pool.workers.borrow().iter().any(|w| matches!(w.state.get(), State::Leased | State::Cleaning))
+        };
+        loop {
+            for card in self.cards.borrow().values() {
+                if card.is_pinned_and_idle() && card.worker().is_some_and(|w| w.server.name == master.name) {
+                    card.kill(Kill::Moving);
+                }
+            }
+            if !pools.iter().any(leased) {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.hold.set(Hold::All { clock: false });
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.close_pools_of(master, false, left).await
+    }
+
+    fn pool_rows(&self) -> Vec<PoolRow> {
+        let now = Instant::now();
+        let pools = self.pools.borrow();
+        pools
+            .values()
+            .map(|pool| {
+                let workers = pool.workers.borrow();
+                let count = |states: &[State]| workers.iter().filter(|w| states.contains(&w.state.get())).count();
+                let (clients_waiting, max_wait) = pool.waiting(now);
+                PoolRow {
+                    thread: self.index,
+                    server: pool.server.name.clone(),
+                    database: pool.database.to_string(),
+                    user: pool.user.to_string(),
+                    clients: pool.clients.get(),
+                    clients_active: workers.iter().map(|w| w.depth().max(usize::from(w.state.get() == State::Leased))).sum(),
+                    clients_waiting,
+                    workers_idle: count(&[State::Idle]),
+                    workers_shared: count(&[State::Shared]),
+                    workers_leased: count(&[State::Leased, State::Pinned]),
+                    workers_connecting: pool.connecting(),
+                    max_wait,
+                    mode: pool.effective().pool_mode.as_str(),
+                    paused: self.is_paused(&pool.database),
+                }
+            })
+            .collect()
+    }
+
+    fn client_rows(&self) -> Vec<ClientRow> {
+        self.cards.borrow().values().map(|card| card.row(self.index)).collect()
+    }
+
+    fn server_rows(&self) -> Vec<ServerRow> {
+        let pools = self.pools.borrow();
+        pools
+            .values()
+            .flat_map(|pool| {
+                pool.workers
+                    .borrow()
+                    .iter()
+                    .map(|w| ServerRow {
+                        thread: self.index,
+                        server: pool.server.name.clone(),
+                        database: pool.database.to_string(),
+                        user: pool.user.to_string(),
+                        process_id: w.process_id,
+                        state: if w.fences.get() > 0 { "fenced" } else { w.state.get().as_str() },
+                        depth: w.depth(),
+                        age: w.born.elapsed(),
+                        requests: w.requests.get(),
+                        prepared: w.prepared_count(),
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn pin_rows(&self) -> Vec<PinRow> {
+        self.cards.borrow().values().filter_map(|card| card.pin_row()).collect()
+    }
+}
+
+/// Cancels what a client runs: at once where the proxy still has the request, else on the server.
+fn cancel(thread: &Rc<Thread>, process_id: i32, key: &[u8], done: oneshot::Sender<bool>) {
+    let Ok(pid) = u32::try_from(process_id) else { return drop(done.send(false)) };
+    let card = thread.cards.borrow().get(&(pid & 0x7f_ffff)).cloned();
+    let Some(card) = card.filter(|c| c.process_id == process_id && c.secret_is(key)) else {
+        return drop(done.send(false));
+    };
+    thread.counters.cancels.add(1);
+    tokio::task::spawn_local(async move {
+        super::cancel::cancel(&card).await;
+        let _ = done.send(true);
+    });
+}
+
+/// Sends clients away: idle ones at once, others when their request or transaction has ended, the rest at the deadline.
+async fn drain(thread: Rc<Thread>, deadline: Duration, done: oneshot::Sender<()>) {
+    thread.changed.notify_waiters();
+    let until = Instant::now() + deadline;
+    info!(thread = thread.index, clients = thread.cards.borrow().len(), "Draining");
+    loop {
+        let late = Instant::now() >= until;
+        for card in thread.cards.borrow().values() {
+            card.kill(if late { Kill::Now } else { Kill::WhenIdle });
+        }
+        if thread.cards.borrow().is_empty() || Instant::now() >= until + Duration::from_secs(1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _ = done.send(());
+}
+
+/// Each second: closes what nobody needs, and measures how busy the thread is.
+async fn sweep(thread: Rc<Thread>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = (Instant::now(), cpu_time());
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        let cpu = cpu_time();
+        let passed = now.saturating_duration_since(before.0).as_nanos().max(1);
+        let share = u128::from(cpu.saturating_sub(before.1)) * 1000 / passed;
+        thread.shared.busy[thread.index].store(u32::try_from(share).unwrap_or(1000), Relaxed);
+        before = (now, cpu);
+        let pools: Vec<Rc<Pool>> = thread.pools.borrow().values().cloned().collect();
+        for pool in pools {
+            pool.sweep(now);
+        }
+    }
+}
+
+/// CPU time of this thread in nanoseconds.
+fn cpu_time() -> u64 {
+    std::fs::read_to_string("/proc/thread-self/schedstat")
+        .ok()
+        .and_then(|text| text.split(' ').next().and_then(|n| n.parse().ok()))
+        .unwrap_or(0)
+}
+

@@ -31,7 +31,7 @@ const UNSAFE_ENCODINGS: [&str; 10] =
 pub(super) struct Settings {
     values: BTreeMap<String, String>,
     /// Identifies everything of `values` that a prepared statement depends on.
-    frozen: String,
+    frozen: Rc<str>,
     unsafe_lexing: bool,
 }
 
@@ -61,7 +61,7 @@ impl Settings {
         let encoding = values.get("client_encoding").map(|v| v.trim_matches('\'').to_ascii_lowercase());
         let unsafe_lexing = off("standard_conforming_strings")
             || encoding.is_some_and(|e| UNSAFE_ENCODINGS.iter().any(|u| e.replace(['-', ' '], "") == u.replace('_', "") || e == *u));
-        Self { values, frozen, unsafe_lexing }
+        Self { values, frozen: frozen.into(), unsafe_lexing }
     }
 
     /// The value of `name` (lower case).
@@ -75,8 +75,8 @@ impl Settings {
     }
 
     /// What a prepared statement depends on.
-    pub(super) fn frozen(&self) -> &str {
-        &self.frozen
+    pub(super) fn frozen(&self) -> Rc<str> {
+        self.frozen.clone()
     }
 
     /// The lexer cannot be trusted with statements of a session with these settings.

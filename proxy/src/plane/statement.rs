@@ -43,7 +43,7 @@ pub(super) struct Statement {
     /// Server name as bytes.
     pub(super) name: String,
     /// What it does.
-    pub(super) class: RefCell<Class>,
+    pub(super) class: RefCell<Rc<Class>>,
     /// Generation of the catalog `class` was judged with.
     pub(super) judged: Cell<u64>,
 }
@@ -52,6 +52,7 @@ pub(super) struct Statement {
 #[derive(Default)]
 pub(super) struct StatementInterner {
     known: RefCell<HashMap<StatementKey, Weak<Statement>>>,
+    set_config: RefCell<HashMap<usize, Rc<Statement>>>,
     next: Cell<u64>,
 }
 
@@ -60,7 +61,7 @@ const SWEEP_AT: usize = 4096;
 
 impl StatementInterner {
     /// The one object for this key; `classify` is asked only for a new one.
-    pub(super) fn intern(&self, key: StatementKey, classify: impl FnOnce(&[u8]) -> (Class, u64)) -> Rc<Statement> {
+    pub(super) fn intern(&self, key: StatementKey, classify: impl FnOnce(&[u8]) -> (Rc<Class>, u64)) -> Rc<Statement> {
         let mut known = self.known.borrow_mut();
         if let Some(statement) = known.get(&key).and_then(Weak::upgrade) {
             return statement;
@@ -81,4 +82,30 @@ impl StatementInterner {
         known.insert(key, Rc::downgrade(&statement));
         statement
     }
+
+    /// The statement that sets `count` parameters for the rest of its transaction.
+    pub(super) fn set_config(&self, count: usize) -> Rc<Statement> {
+        if let Some(statement) = self.set_config.borrow().get(&count) {
+            return statement.clone();
+        }
+        // Qualified: a function of this name in the client's search_path must not be called in its place.
+        let calls: Vec<String> =
+            (0..count).map(|n| format!("pg_catalog.set_config(${}, ${}, true)", 2 * n + 1, 2 * n + 2)).collect();
+        let mut types = Vec::with_capacity(2 + 8 * count);
+        types.extend_from_slice(&u16::try_from(2 * count).unwrap_or(0).to_be_bytes());
+        for _ in 0..2 * count {
+            types.extend_from_slice(&TEXT_OID.to_be_bytes());
+        }
+        let key = StatementKey {
+            text: Bytes::from(format!("select {}", calls.join(", "))),
+            types: Bytes::from(types),
+            frozen: "".into(),
+        };
+        let statement = self.intern(key, |_| (Rc::new(Class::unknown()), 0));
+        self.set_config.borrow_mut().insert(count, statement.clone());
+        statement
+    }
 }
+
+/// Type `text`, as in pg_type.dat of the server.
+const TEXT_OID: u32 = 25;

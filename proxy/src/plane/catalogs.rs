@@ -1,0 +1,117 @@
+//! Copies of the databases' catalogs, for judging what a statement may do. Bounded in age; dropped when DDL passes by.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::internal;
+use super::pool::Pool;
+use super::worker::State;
+use crate::classify::Catalog;
+use crate::classify::catalog::CATALOG_QUERY;
+
+/// Age at which a copy is read anew.
+const AGE_MAX: Duration = Duration::from_secs(30);
+/// After DDL the next copy is read at the earliest so long after the last: a storm of DDL must not become a storm of reads.
+const REST: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+struct Entry {
+    catalog: Option<Rc<Catalog>>,
+    generation: u64,
+    loaded: Option<Instant>,
+    loading: bool,
+    /// Counts observed DDL: a copy begun before one of them is not believed.
+    ddl: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Catalogs {
+    entries: RefCell<HashMap<Arc<str>, Entry>>,
+    generations: Cell<u64>,
+}
+
+impl Catalogs {
+    /// The copy for this database, if there is one to be believed.
+    pub(super) fn get(&self, database: &str) -> Option<Rc<Catalog>> {
+        self.entries.borrow().get(database).and_then(|e| e.catalog.clone())
+    }
+
+    /// Which copy: verdicts of another are void.
+    pub(super) fn generation(&self, database: &str) -> u64 {
+        self.entries.borrow().get(database).map_or(0, |e| e.generation)
+    }
+
+    /// DDL was seen: nothing of the copy holds any more.
+    pub(super) fn stale(&self, database: &str) {
+        if let Some(entry) = self.entries.borrow_mut().get_mut(database) {
+            entry.catalog = None;
+            entry.ddl += 1;
+            self.generations.set(self.generations.get() + 1);
+            entry.generation = self.generations.get();
+        }
+    }
+
+    /// Reads the catalog of this pool's database through one of its idle workers, if that is due.
+    pub(super) fn refresh(&self, pool: &Rc<Pool>) {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.entry(pool.database.clone()).or_default();
+        let age = entry.loaded.map(|at| at.elapsed());
+        let due = match (&entry.catalog, age) {
+            (_, None) => true,
+            (None, Some(age)) => age >= REST,
+            (Some(_), Some(age)) => age >= AGE_MAX,
+        };
+        if !due || entry.loading {
+            return;
+        }
+        let Some(worker) = pool.take_clean_idle() else { return };
+        entry.loading = true;
+        let ddl = entry.ddl;
+        let pool = pool.clone();
+        tokio::task::spawn_local(async move {
+            let rows = tokio::time::timeout(Duration::from_secs(20), internal::query(&worker, CATALOG_QUERY.as_bytes())).await;
+            let catalog = match rows {
+                Ok(Ok(rows)) => Catalog::from_rows(rows.iter().map(|row| {
+                    let mut cells = [None; 4];
+                    for (to, from) in cells.iter_mut().zip(row) {
+                        *to = from.as_deref();
+                    }
+                    cells
+                })),
+                Ok(Err(internal::Error::Server(fields))) => {
+                    warn!(database = %pool.database, error = %fields.message, "The catalog could not be read: no statement is a known read");
+                    None
+                }
+                _ => {
+                    worker.close("reading the catalog took too long");
+                    None
+                }
+            };
+            if worker.state.get() != State::Closed {
+                pool.give_back(&worker, false);
+            }
+            if let Some(thread) = pool.thread.upgrade() {
+                thread.catalogs.loaded(&pool.database, catalog, ddl);
+            }
+        });
+    }
+
+    fn loaded(&self, database: &str, catalog: Option<Catalog>, ddl: u64) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(database) else { return };
+        entry.loading = false;
+        entry.loaded = Some(Instant::now());
+        if entry.ddl == ddl {
+            debug!(database, known = catalog.is_some(), "Catalog read");
+            entry.catalog = catalog.map(Rc::new);
+            self.generations.set(self.generations.get() + 1);
+            entry.generation = self.generations.get();
+        }
+    }
+}

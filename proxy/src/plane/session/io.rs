@@ -1,0 +1,141 @@
+//! The client's socket: reading into a borrowed buffer, writing what is ours.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use pgnet::fields::ErrorFields;
+use pgnet::frame;
+use pgnet::stream::Stream;
+use tokio::io::AsyncWrite;
+
+use super::super::thread::{CLIENT_BUFFER, Thread};
+use super::super::worker::poll_read_buf;
+use super::local;
+use super::unit::UnitError;
+use super::{Leave, Session};
+
+/// Reads once. A buffer is taken only when there is something to read: an idle client holds none.
+pub(super) fn poll_read(
+    thread: &Rc<Thread>,
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, Leave>> {
+    let borrowed = input.capacity() == 0;
+    if borrowed {
+        *input = thread.buffer();
+    }
+    input.reserve(CLIENT_BUFFER.saturating_sub(input.len()).max(CLIENT_BUFFER / 4));
+    let capacity = input.capacity();
+    let read = poll_read_buf(stream, cx, input, capacity);
+    if input.is_empty() {
+        thread.recycle(std::mem::take(input));
+    }
+    match read {
+        Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Leave::Gone)),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+impl Session {
+    /// Sends our own answers.
+    pub(super) async fn flush(&mut self) -> Result<(), Leave> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.thread.counters.bytes_out.add(self.out.len() as u64);
+        let limit = self.effective.timeouts.client_write.unwrap_or(Duration::from_secs(3600));
+        let write = poll_fn(|cx| {
+            while !self.out.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                    Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
+                    Poll::Ready(Ok(n)) => self.out.advance(n),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if self.stream.is_tls() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(()))
+        });
+        tokio::time::timeout(limit, write).await.unwrap_or(Err(Leave::Gone))?;
+        if self.out.capacity() > CLIENT_BUFFER {
+            self.out = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Reads and drops the next `total` bytes of the client.
+    pub(super) async fn discard(&mut self, total: usize) -> Result<(), Leave> {
+        let mut left = total;
+        loop {
+            let n = left.min(self.input.len());
+            self.input.advance(n);
+            left -= n;
+            if left == 0 {
+                self.scan.taken();
+                return Ok(());
+            }
+            let read = poll_fn(|cx| poll_read(&self.thread, &mut self.stream, &mut self.input, cx)).await?;
+            if read == 0 {
+                return Err(Leave::Gone);
+            }
+        }
+    }
+
+    /// Answers with an error and drops everything up to the client's Sync, as a server does after an error.
+    pub(super) async fn skip_batch(&mut self, fields: &ErrorFields) -> Result<(), Leave> {
+        fields.encode_error(&mut self.out);
+        self.flush().await?;
+        loop {
+            match frame::peek(&self.input, 0x3fff_ffff).map_err(UnitError::from)? {
+                Some(header) => {
+                    self.discard(header.total()).await?;
+                    if matches!(header.tag, b'S' | b'Q') {
+                        break;
+                    }
+                    if header.tag == b'X' {
+                        return Err(Leave::Gone);
+                    }
+                }
+                None => {
+                    let read = poll_fn(|cx| poll_read(&self.thread, &mut self.stream, &mut self.input, cx)).await?;
+                    if read == 0 {
+                        return Err(Leave::Gone);
+                    }
+                }
+            }
+        }
+        self.answer(|out, status| pgnet::backend::ready_for_query(out, status.byte()));
+        let _ = local::Status::Idle;
+        Ok(())
+    }
+
+    /// Sends what the worker delivered. Ready when all of it is out.
+    pub(super) fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Leave>> {
+        let slot = self.card.slot.clone();
+        let low_water = self.effective.limits.client_buffer / 2;
+        loop {
+            let Some(chunk) = slot.front() else {
+                if self.stream.is_tls() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Ok(()));
+            };
+            match Pin::new(&mut self.stream).poll_write(cx, &chunk) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
+                Poll::Ready(Ok(n)) => {
+                    drop(chunk);
+                    self.thread.counters.bytes_out.add(n as u64);
+                    slot.sent(n, low_water);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! A session: one client from its greeting to its end.
+//!
+//! The hub of the data plane. Takes the client's bytes apart into units, decides how each is run ([`policy`]), and runs it: answered here ([`local`]),
+//! in a shared queue ([`shared`]) or on a worker held alone ([`lease`]). Nothing below calls back up.
+
+mod effects;
+mod greet;
+mod io;
+mod lease;
+mod local;
+mod names;
+mod policy;
+mod shared;
+mod state;
+mod translate;
+mod unit;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use crds::Effective;
+use pgnet::client::Credential;
+use pgnet::fields::{ErrorFields, Severity};
+use pgnet::sqlstate::SqlState;
+use pgnet::stream::Stream;
+use tracing::debug;
+
+use super::card::{Card, Doing, Kill};
+use super::client::{Client, Door};
+use super::error::ServeError;
+use super::pool::Pool;
+use super::settings::Settings;
+use super::thread::{Hold, Thread};
+use super::worker::Worker;
+use crate::classify::{Class, Context, Lexing};
+use local::Status;
+use names::Names;
+use policy::{Decision, Transaction};
+use unit::{Scan, Unit, UnitError};
+
+/// Why a session ends.
+#[derive(Debug)]
+enum Leave {
+    /// The client said goodbye or its socket broke.
+    Gone,
+    /// It is told this, and closed.
+    Fatal(Box<ErrorFields>),
+}
+
+impl From<std::io::Error> for Leave {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<UnitError> for Leave {
+    fn from(error: UnitError) -> Self {
+        Self::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
+    }
+}
+
+impl From<translate::Malformed> for Leave {
+    fn from(error: translate::Malformed) -> Self {
+        Self::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
+    }
+}
+
+impl Leave {
+    fn fatal(code: SqlState, message: impl Into<String>) -> Self {
+        Self::Fatal(Box::new(ErrorFields::new(Severity::Fatal, code, message)))
+    }
+}
+
+/// See the module.
+struct Session {
+    thread: Rc<Thread>,
+    card: Rc<Card>,
+    stream: Stream,
+    /// Bytes of the client not yet dealt with. A request in flight stays here until its answer has come: it may have to be repeated.
+    input: BytesMut,
+    /// Answers of our own not yet sent.
+    out: BytesMut,
+    scan: Scan,
+    database: Arc<str>,
+    user: Arc<str>,
+    credential: Credential,
+    door: Door,
+    /// Settings of the startup packet, to which RESET returns.
+    startup: Rc<Settings>,
+    settings: Rc<Settings>,
+    names: Names,
+    transaction: Transaction,
+    /// A worker kept between requests because of state that cannot be moved.
+    pinned: Option<Box<lease::Lease>>,
+    /// Pools as of a generation of the topology.
+    master: Option<(u64, Rc<Pool>)>,
+    replicas: Vec<Rc<Pool>>,
+    replicas_of: u64,
+    effective: Arc<Effective>,
+    _seat: Option<Box<dyn std::any::Any + Send>>,
+}
+
+/// Serves a client until it leaves.
+pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>, full: bool) {
+    poll_fn(|cx| {
+        card.set_waker(cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let mut session = Box::new(Session::new(thread, card, *client));
+    let leave = if full {
+        Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+    } else {
+        match Box::pin(session.greet()).await {
+            Ok(()) => match session.serve().await {
+                Ok(()) => Leave::Gone,
+                Err(leave) => leave,
+            },
+            Err(leave) => leave,
+        }
+    };
+    session.leave(leave).await;
+}
+
+impl Session {
+    fn new(thread: Rc<Thread>, card: Rc<Card>, client: Client) -> Self {
+        let startup = thread.settings.intern(client.parameters);
+        let effective = Arc::new(thread.config().effective(&client.database, &client.user));
+        *card.application_name.borrow_mut() = startup.get("application_name").unwrap_or_default().to_owned();
+        Self {
+            thread,
+            card,
+            stream: client.stream,
+            input: BytesMut::new(),
+            out: BytesMut::new(),
+            scan: Scan::default(),
+            database: client.database,
+            user: client.user,
+            credential: client.credential,
+            door: client.door,
+            settings: startup.clone(),
+            startup,
+            names: Names::default(),
+            transaction: Transaction::None,
+            pinned: None,
+            master: None,
+            replicas: Vec::new(),
+            replicas_of: u64::MAX,
+            effective,
+            _seat: client.seat,
+        }
+    }
+
+    fn id(&self) -> u64 {
+        u64::from(self.card.id)
+    }
+
+    /// Serves requests until the client leaves.
+    async fn serve(&mut self) -> Result<(), Leave> {
+        loop {
+            if let Some(mut lease) = self.pinned.take() {
+                Box::pin(self.run_lease(&mut lease)).await.inspect_err(|_| lease.vanish())?;
+                self.settle_lease(lease);
+                continue;
+            }
+            self.flush().await?;
+            match self.scan.next(&self.input, self.effective.limits.max_query_size)? {
+                Some(unit) => self.handle(unit).await?,
+                None => self.wait_for_input().await?,
+            }
+        }
+    }
+
+    /// Between requests: waits for the client's next bytes, for the end of the proxy, or for its patience to end.
+    async fn wait_for_input(&mut self) -> Result<(), Leave> {
+        if self.input.is_empty() {
+            let empty = std::mem::take(&mut self.input);
+            if empty.capacity() > 0 {
+                self.thread.recycle(empty);
+            }
+        }
+        self.card.set_doing(if self.transaction == Transaction::None { Doing::Idle } else { Doing::InTransaction });
+        let (limit, what) = if self.transaction == Transaction::None {
+            (self.effective.timeouts.client_idle, SqlState::IDLE_SESSION_TIMEOUT)
+        } else {
+            (self.effective.timeouts.idle_in_transaction, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+        };
+        let read = poll_fn(|cx| {
+            if let Some(leave) = killed(&self.card, self.transaction == Transaction::None && self.input.is_empty()) {
+                return Poll::Ready(Err(leave));
+            }
+            io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx)
+        });
+        let read = match limit {
+            None => read.await,
+            Some(limit) => match tokio::time::timeout(limit, read).await {
+                Ok(read) => read,
+                Err(_) => return Err(too_idle(what)),
+            },
+        };
+        let n = read?;
+        if n == 0 {
+            return Err(Leave::Gone);
+        }
+        self.thread.counters.bytes_in.add(n as u64);
+        Ok(())
+    }
+
+    /// Runs one unit.
+    async fn handle(&mut self, unit: Unit) -> Result<(), Leave> {
+        self.card.requests.set(self.card.requests.get() + 1);
+        self.card.cancelled.set(false);
+        match unit {
+            Unit::Terminate => Err(Leave::Gone),
+            Unit::Stray { total } => self.discard(total).await,
+            Unit::TooLarge { tag, total } => {
+                let fields = ErrorFields::new(
+                    Severity::Error,
+                    SqlState::PROGRAM_LIMIT_EXCEEDED,
+                    format!("statement of {total} bytes is larger than {}", self.effective.limits.max_query_size),
+                )
+                .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
+                self.discard(total).await?;
+                if tag == b'Q' {
+                    self.answer(|out, status| local::error(out, &fields, status));
+                } else {
+                    // The rest of the batch is skipped as after any error.
+                    self.skip_batch(&fields).await?;
+                }
+                self.fail_open_transaction();
+                Ok(())
+            }
+            Unit::Query { total } => {
+                let class = self.classify(&self.input[5..total - 1]);
+                self.names.drop_unnamed();
+                let decision = policy::query(&class, &self.transaction, self.mode(), self.thread.config().defer_begin);
+                self.carry_out(decision, unit, total, &class).await
+            }
+            Unit::Batch { total } => {
+                let batch = self.inspect(total)?;
+                let decision = policy::batch(&batch, &self.transaction, self.mode(), self.thread.config().defer_begin);
+                self.carry_out(decision, unit, total, &batch.class).await
+            }
+            Unit::Stream => {
+                let class = Class::unknown();
+                if self.transaction == Transaction::Failed {
+                    let fields = local::in_failed_transaction();
+                    return self.skip_batch(&fields).await;
+                }
+                self.lease_for(&class).await
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, decision: Decision, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
+        match decision {
+            Decision::Local(answer) => {
+                self.thread.counters.requests_local.add(1);
+                let input = self.input.split_to(total);
+                self.scan.taken();
+                answer.write(&mut self.out, &input, matches!(unit, Unit::Batch { .. }), &mut self.transaction);
+                Ok(())
+            }
+            Decision::Refuse(fields, then) => {
+                self.thread.counters.errors[4].add(1);
+                self.input.advance(total);
+                self.scan.taken();
+                self.transaction = then;
+                local::error(&mut self.out, &fields, self.transaction.status());
+                Ok(())
+            }
+            // A client that sends ahead gets a worker for itself until its pipeline is empty.
+            Decision::Shared if self.input.len() > total && self.scan_behind(total) => self.lease_for(class).await,
+            Decision::Shared => self.run_shared(unit, total, class).await,
+            Decision::Lease => self.lease_for(class).await,
+        }
+    }
+
+    /// Whether another complete unit stands behind the first one.
+    fn scan_behind(&self, total: usize) -> bool {
+        matches!(
+            Scan::default().next(&self.input[total..], self.effective.limits.max_query_size),
+            Ok(Some(Unit::Query { .. } | Unit::Batch { .. } | Unit::Stream))
+        )
+    }
+
+    fn mode(&self) -> crds::PoolMode {
+        self.effective.pool_mode
+    }
+
+    /// What a text is, judged with this session's role and search_path.
+    fn classify(&self, sql: &[u8]) -> Class {
+        let catalog = self.thread.catalogs.get(&self.database);
+        let context = Context {
+            catalog: catalog.as_deref(),
+            role: self.settings.get("role").unwrap_or(&self.user),
+            search_path: self.settings.get("search_path").unwrap_or("\"$user\", public"),
+            lexing: if self.settings.unsafe_lexing() { Lexing::Unsafe } else { Lexing::Standard },
+        };
+        self.thread.classifier.borrow_mut().classify(sql, &context)
+    }
+
+    fn answer(&mut self, write: impl FnOnce(&mut BytesMut, Status)) {
+        write(&mut self.out, self.transaction.status());
+    }
+
+    /// An error of ours inside a transaction that has not begun on a server fails it, as PostgreSQL's would.
+    fn fail_open_transaction(&mut self) {
+        if self.transaction != Transaction::None {
+            self.transaction = Transaction::Failed;
+        }
+    }
+
+    /// The pool of the master, or the error of not having one for too long. Waits while the master moves.
+    async fn master_pool(&mut self, opens_lease: bool) -> Result<Rc<Pool>, Rc<ServeError>> {
+        let begun = Instant::now();
+        loop {
+            let generation = self.thread.generation.get();
+            if self.thread.is_open(&self.database, opens_lease) {
+                if let Some((of, pool)) = &self.master
+                    && *of == generation
+                {
+                    return Ok(pool.clone());
+                }
+                let topology = self.thread.topology();
+                if let Some(server) = &topology.master {
+                    let pool = self.thread.pool(server, &self.database, &self.user, &self.credential);
+                    self.enter(generation, pool.clone());
+                    return Ok(pool);
+                }
+            }
+            self.card.set_doing(Doing::Waiting);
+            let clock = !matches!(self.thread.hold.get(), Hold::All { clock: false } | Hold::Leases);
+            let limit = self.effective.timeouts.query_wait.filter(|_| clock);
+            let waited = begun.elapsed();
+            if self.card.cancelled.get() {
+                return Err(Rc::new(ServeError::Cancelled));
+            }
+            if limit.is_some_and(|l| waited >= l) {
+                return Err(Rc::new(ServeError::NoServer { waited }));
+            }
+            let changed = self.thread.changed.notified();
+            let step = limit.map_or(std::time::Duration::from_millis(200), |l| (l - waited).min(std::time::Duration::from_millis(200)));
+            let _ = tokio::time::timeout(step, changed).await;
+        }
+    }
+
+    fn enter(&mut self, generation: u64, pool: Rc<Pool>) {
+        if let Some((_, old)) = self.master.take() {
+            old.clients.set(old.clients.get().saturating_sub(1));
+        }
+        pool.clients.set(pool.clients.get() + 1);
+        self.effective = pool.effective();
+        pool.top_up();
+        self.master = Some((generation, pool));
+    }
+
+    /// A pool of a healthy replica, by weight; `None`: the master has to do.
+    fn replica_pool(&mut self) -> Option<Rc<Pool>> {
+        let topology = self.thread.topology();
+        let total: u32 = topology.replicas.iter().map(|r| r.weight).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut point = (self.thread.random_fraction() * f64::from(total)) as u32;
+        let chosen = topology.replicas.iter().find(|r| {
+            let here = point < r.weight;
+            point = point.saturating_sub(r.weight);
+            here
+        })?;
+        let is_master = topology.master.as_ref().is_some_and(|m| m.name == chosen.server.name);
+        if is_master && !self.thread.is_open(&self.database, false) {
+            return None;
+        }
+        Some(self.thread.pool(&chosen.server, &self.database, &self.user, &self.credential))
+    }
+
+    /// Whether a read goes to a replica: by hint, by door.
+    fn prefers_replica(&self, class: &Class) -> bool {
+        use crds::ReadSplit;
+        let split = self.thread.config().routing.read_split;
+        if split == ReadSplit::Off || class.hints.master() {
+            return false;
+        }
+        self.door == Door::ReadOnly || class.hints.replica() || (split == ReadSplit::Auto && class.is_known_read())
+    }
+
+    /// The session ends: tells the client if there is something to tell, gives back what it holds.
+    async fn leave(mut self: Box<Self>, leave: Leave) {
+        if let Some(mut lease) = self.pinned.take() {
+            lease.vanish();
+        }
+        if let Some((_, pool)) = self.master.take() {
+            pool.clients.set(pool.clients.get().saturating_sub(1));
+        }
+        self.card.slot.clear();
+        debug!(client = self.card.process_id, ?leave, "Left");
+        if let Leave::Fatal(fields) = leave {
+            self.out.clear();
+            fields.encode_error(&mut self.out);
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.flush()).await;
+        }
+        let _ = tokio::time::timeout(
+            std::time::Duration::from_millis(100),
+            tokio::io::AsyncWriteExt::shutdown(&mut self.stream),
+        )
+        .await;
+    }
+}
+
+/// The session has to end now, if somebody said so and this is a moment for it.
+fn killed(card: &Card, idle: bool) -> Option<Leave> {
+    let why = match card.kill.get()? {
+        Kill::WhenIdle | Kill::Moving if !idle => return None,
+        Kill::Moving => "terminating connection because its server is being switched over",
+        Kill::WhenIdle | Kill::Now => "terminating connection because the proxy is shutting down",
+    };
+    Some(Leave::fatal(SqlState::ADMIN_SHUTDOWN, why))
+}
+
+fn too_idle(code: SqlState) -> Leave {
+    let message = if code == SqlState::IDLE_SESSION_TIMEOUT {
+        "terminating connection due to idle-session timeout"
+    } else {
+        "terminating connection due to idle-in-transaction timeout"
+    };
+    Leave::fatal(code, message)
+}
+
+/// What a worker is asked for.
+fn asker<'a>(card: &'a Card, settings: &'a Rc<Settings>, startup: &'a Rc<Settings>) -> super::pool::Asker<'a> {
+    super::pool::Asker { session: u64::from(card.id), settings, startup, cancelled: &card.cancelled }
+}
+
+/// Whether the proxy is going away.
+fn draining(thread: &Thread) -> bool {
+    thread.shared.draining.load(Relaxed)
+}
+
+/// Used by the parts of a session.
+type CancelFlag = Cell<bool>;

@@ -1,0 +1,136 @@
+//! The prepared statements of a session: the client's names, and what they stand for on any worker.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::super::statement::Statement;
+
+/// A statement the client made by SQL `PREPARE`.
+#[derive(Clone, Debug)]
+pub(super) struct SqlPrepared {
+    /// The whole PREPARE statement.
+    pub(super) text: Bytes,
+}
+
+/// What a `1` or `3` shown to the client makes true.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// Its Parse succeeded.
+    Define(Bytes, Rc<Statement>),
+    /// Its Close succeeded; the empty name closes the unnamed statement.
+    Remove(Bytes),
+    /// A portal was closed, or nothing that concerns statements.
+    None,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Names {
+    named: HashMap<Bytes, Rc<Statement>>,
+    sql: HashMap<Bytes, SqlPrepared>,
+    unnamed: Option<Rc<Statement>>,
+    /// Changes asked for and not yet acknowledged by the server, by request.
+    asked: VecDeque<Vec<Change>>,
+    open: Vec<Change>,
+}
+
+impl Names {
+    /// What `name` stands for once everything asked for has succeeded.
+    pub(super) fn get(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        let asked = self.asked.iter().flatten().chain(&self.open);
+        let last = asked
+            .filter_map(|change| match change {
+                Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
+                Change::Remove(n) if n == name => Some(None),
+                _ => None,
+            })
+            .last();
+        match last {
+            Some(known) => known,
+            None if name.is_empty() => self.unnamed.clone(),
+            None => self.named.get(name).cloned(),
+        }
+    }
+
+    /// Whether the client may not define `name` again.
+    pub(super) fn is_taken(&self, name: &[u8]) -> bool {
+        !name.is_empty() && (self.get(name).is_some() || self.sql.contains_key(name))
+    }
+
+    /// Statements the client has.
+    pub(super) fn len(&self) -> usize {
+        self.named.len() + self.sql.len() + self.open.len()
+    }
+
+    /// Something that will be acknowledged by a `1` or `3`.
+    pub(super) fn ask(&mut self, change: Change) {
+        self.open.push(change);
+    }
+
+    /// The request that asked is complete.
+    pub(super) fn request_ends(&mut self) {
+        self.asked.push_back(std::mem::take(&mut self.open));
+    }
+
+    /// The oldest request has ended; the server acknowledged its first `acks` changes.
+    pub(super) fn settle(&mut self, acks: u32) {
+        let Some(changes) = self.asked.pop_front() else { return };
+        for change in changes.into_iter().take(acks as usize) {
+            match change {
+                Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
+                Change::Define(name, statement) => drop(self.named.insert(name, statement)),
+                Change::Remove(name) if name.is_empty() => self.unnamed = None,
+                Change::Remove(name) => {
+                    self.named.remove(&name);
+                    self.sql.remove(&name);
+                }
+                Change::None => {}
+            }
+        }
+    }
+
+    /// Nothing of what was asked will be answered any more.
+    pub(super) fn forget_asked(&mut self) {
+        self.asked.clear();
+        self.open.clear();
+    }
+
+    /// A simple Query replaces the unnamed statement.
+    pub(super) fn drop_unnamed(&mut self) {
+        self.unnamed = None;
+    }
+
+    /// SQL `PREPARE` succeeded.
+    pub(super) fn define_sql(&mut self, name: &[u8], text: &[u8]) {
+        self.sql.insert(Bytes::copy_from_slice(name), SqlPrepared { text: Bytes::copy_from_slice(text) });
+    }
+
+    /// What SQL `PREPARE` made under this name.
+    pub(super) fn sql(&self, name: &[u8]) -> Option<&SqlPrepared> {
+        self.sql.get(name)
+    }
+
+    /// A statement of the extended protocol under this name: SQL `EXECUTE` sees those too.
+    pub(super) fn protocol(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        self.named.get(name).cloned()
+    }
+
+    /// SQL `DEALLOCATE`. False: there was no such statement.
+    pub(super) fn deallocate(&mut self, name: &[u8]) -> bool {
+        let protocol = self.named.remove(name).is_some();
+        self.sql.remove(name).is_some() || protocol
+    }
+
+    /// SQL `DEALLOCATE ALL`, `DISCARD ALL`.
+    pub(super) fn deallocate_all(&mut self) {
+        self.named.clear();
+        self.sql.clear();
+    }
+
+    /// Names made by SQL `PREPARE`.
+    pub(super) fn sql_names(&self) -> impl Iterator<Item = &Bytes> {
+        self.sql.keys()
+    }
+}

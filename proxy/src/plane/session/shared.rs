@@ -1,0 +1,348 @@
+//! Known reads: a whole request put into a worker's queue among others, and its reply.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use pgnet::fields::{ErrorFields, Severity};
+use pgnet::frame;
+use pgnet::sqlstate::SqlState;
+
+use super::super::card::Doing;
+use super::super::error::ServeError;
+use super::super::pool::Pool;
+use super::super::script::{Op, Step};
+use super::super::settings::{Difference, Settings};
+use super::super::slot::End;
+use super::super::statement::{Statement, StatementKey};
+use super::super::worker::{Composer, Purpose, State, Worker};
+use super::policy::Batch;
+use super::translate::{self, Ground};
+use super::unit::Unit;
+use super::{Leave, Session, asker, local};
+use crate::classify::{Class, Kind};
+
+/// Times a read is run again before its client is told.
+const REPEATS_MAX: u32 = 5;
+
+impl Session {
+    /// Runs a known read in a shared queue.
+    pub(super) async fn run_shared(&mut self, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
+        let mut repeats = 0;
+        let end = loop {
+            let (pool, worker) = match self.find_shared(class).await {
+                Ok(found) => found,
+                Err(error) => return self.shared_failed(unit, total, &error),
+            };
+            self.submit(&pool, &worker, unit, total, class)?;
+            let end = self.await_shared().await?;
+            self.card.set_worker(None);
+            match end {
+                End::Repeat if repeats < REPEATS_MAX => {
+                    repeats += 1;
+                    self.thread.counters.repeats.add(1);
+                    self.names.forget_asked();
+                }
+                end => break end,
+            }
+        };
+        self.input.advance(total);
+        self.scan.taken();
+        self.thread.counters.requests_shared.add(1);
+        match end {
+            End::Done { acks, .. } => {
+                self.names.settle(acks);
+                Ok(())
+            }
+            End::Cancelled => {
+                self.names.forget_asked();
+                self.own_error(&ServeError::Cancelled);
+                Ok(())
+            }
+            End::Repeat | End::Lost { .. } => {
+                self.names.forget_asked();
+                let clean = !matches!(end, End::Lost { clean_cut: false, .. });
+                let fields = ErrorFields::new(
+                    Severity::Error,
+                    SqlState::CONNECTION_FAILURE,
+                    "the server was lost while it answered",
+                )
+                .with_hint("The statement only read; it may be repeated.");
+                if !clean {
+                    // Half a message is out: nothing that follows could be understood.
+                    return Err(Leave::Gone);
+                }
+                self.thread.counters.errors[0].add(1);
+                local::error(&mut self.out, &fields, self.transaction.status());
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the client why its request could not be run, with its own status behind it.
+    pub(super) fn own_error(&mut self, error: &ServeError) {
+        let fields = error.fields(Severity::Error);
+        let class = match &fields.code.as_str().as_bytes()[..2] {
+            b"08" => 0,
+            b"25" => 1,
+            b"53" => 2,
+            b"57" => 3,
+            _ => 4,
+        };
+        self.thread.counters.errors[class].add(1);
+        self.fail_open_transaction();
+        local::error(&mut self.out, &fields, self.transaction.status());
+    }
+
+    fn shared_failed(&mut self, _unit: Unit, total: usize, error: &ServeError) -> Result<(), Leave> {
+        self.names.forget_asked();
+        self.input.advance(total);
+        self.scan.taken();
+        self.own_error(error);
+        Ok(())
+    }
+
+    /// A worker that takes this read: of a replica where that is wanted and one is healthy, else of the master.
+    async fn find_shared(&mut self, class: &Class) -> Result<(Rc<Pool>, Rc<Worker>), Rc<ServeError>> {
+        loop {
+            let replica = if self.prefers_replica(class) { self.replica_pool() } else { None };
+            let pool = match replica {
+                Some(pool) => pool,
+                None => self.master_pool(false).await?,
+            };
+            if let Some(worker) = pool.pick_shared(&self.settings, class.shape) {
+                return Ok((pool, worker));
+            }
+            self.card.set_doing(Doing::Waiting);
+            let share = pool.share(&asker(&self.card, &self.settings, &self.startup), class.shape).await;
+            match share {
+                Ok(worker) => {
+                    worker.tickets.set(worker.tickets.get() - 1);
+                    if worker.state.get() == State::Closed {
+                        continue;
+                    }
+                    return Ok((pool, worker));
+                }
+                Err(error) if matches!(*error, ServeError::Moved) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts the request into the worker's queue.
+    fn submit(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
+        let difference = self.settings.difference(&worker.base);
+        let expected = pool.expected(class.shape);
+        worker.state.set(State::Shared);
+        self.card.set_worker(Some(worker));
+        self.card.set_doing(Doing::Shared);
+        self.card.since.set(Instant::now());
+        let slot = self.card.slot.clone();
+        let names = &mut self.names;
+        let input = &self.input[..total];
+        let settings = &self.settings;
+        let intern = interner(&self.thread, pool, settings);
+        let ground = Ground {
+            session: u64::from(self.card.id),
+            prepared_max: self.effective.limits.max_prepared_statements,
+            intern: &intern,
+        };
+        worker.enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
+            if let Difference::Set(set) = &difference {
+                prefix(to, pool, set, ground.prepared_max);
+            }
+            match unit {
+                Unit::Query { .. } => {
+                    to.out().extend_from_slice(input);
+                    to.step(Step::client(Op::Query));
+                    if matches!(difference, Difference::Set(_)) {
+                        pgnet::frontend::sync(to.out());
+                        to.step(Step::nobody(Op::Sync));
+                    }
+                    Ok(())
+                }
+                _ => {
+                    let mut rest = input;
+                    while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+                        rest = behind;
+                        if frame.tag == b'S' {
+                            pgnet::frontend::sync(to.out());
+                            to.step(Step::client(Op::Sync));
+                        } else {
+                            translate::message(to, names, &ground, frame.tag, frame.body)?;
+                        }
+                    }
+                    names.request_ends();
+                    Ok(())
+                }
+            }
+        })
+        .map_err(|malformed: translate::Malformed| {
+            worker.close("a client's message was malformed");
+            Leave::from(malformed)
+        })?;
+        if matches!(unit, Unit::Query { .. }) {
+            self.names.request_ends();
+        }
+        if let Difference::Set(set) = self.settings.difference(&worker.base) {
+            worker.note_custom(set.iter().map(|(name, _)| *name));
+        }
+        Ok(())
+    }
+
+    /// Sends the reply on as it comes, until the request has ended and all is out.
+    async fn await_shared(&mut self) -> Result<End, Leave> {
+        let slot = self.card.slot.clone();
+        let mut ended = None;
+        let mut stuck: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+        let limit = self.effective.timeouts.client_write.unwrap_or(Duration::from_secs(3600));
+        let result = poll_fn(|cx| {
+            loop {
+                let delivered = self.poll_deliver(cx);
+                if let Poll::Ready(Err(leave)) = delivered {
+                    return Poll::Ready(Err(leave));
+                }
+                if ended.is_none() {
+                    ended = slot.take_end();
+                }
+                if delivered.is_ready() && slot.is_drained() {
+                    stuck = None;
+                    if let Some(end) = ended.take() {
+                        return Poll::Ready(Ok(end));
+                    }
+                    if slot.poll_ready(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    continue;
+                }
+                // The client does not take what it is owed: it has so long, then it goes.
+                slot.register(cx);
+                let timer = stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                return match std::future::Future::poll(timer.as_mut(), cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(Leave::Gone)),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+        })
+        .await;
+        if result.is_err()
+            && let Some(worker) = self.card.worker()
+        {
+            worker.detach(&slot);
+            slot.clear();
+        }
+        result
+    }
+
+    /// Takes a complete batch apart: which statements it executes, and what they are together.
+    pub(super) fn inspect(&mut self, total: usize) -> Result<Batch, Leave> {
+        let input = &self.input[..total];
+        let mut parsed: Vec<(&[u8], Rc<Class>)> = Vec::new();
+        let mut portals: Vec<(&[u8], Option<Rc<Class>>)> = Vec::new();
+        let mut executed: Vec<Rc<Class>> = Vec::new();
+        let mut obscure = false;
+        let mut messages = 0;
+        let mut executes = 0;
+        let mut shape = 0u64;
+        let mut rest = input;
+        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+            rest = behind;
+            messages += 1;
+            match frame.tag {
+                b'P' => {
+                    let (name, text, _) = translate::parse_parts(frame.body)?;
+                    let class = Rc::new(self.classify(text));
+                    parsed.push((name, class));
+                }
+                b'B' => {
+                    let (portal, name, _) = translate::bind_parts(frame.body)?;
+                    let class = parsed.iter().rev().find(|(n, _)| *n == name).map(|(_, c)| c.clone());
+                    let class = class.or_else(|| self.names.get(name).map(|s| self.class_of(&s)));
+                    portals.push((portal, class));
+                }
+                b'E' => {
+                    let portal = translate::execute_portal(frame.body)?;
+                    executes += 1;
+                    match portals.iter().rev().find(|(n, _)| *n == portal) {
+                        Some((_, Some(class))) => {
+                            shape = shape.rotate_left(7) ^ class.shape;
+                            executed.push(class.clone());
+                        }
+                        // A statement the client does not have: the server's error is needed, nothing is run.
+                        Some((_, None)) => {}
+                        None => obscure = true,
+                    }
+                }
+                b'D' | b'C' => drop(translate::target_parts(frame.body)?),
+                _ => {}
+            }
+        }
+        let mut class = match executed.as_slice() {
+            [] => Class::unknown(),
+            [one] => (**one).clone(),
+            many if many.iter().all(|c| c.is_known_read()) => (*many[0]).clone(),
+            many => Class::combined(many.iter().map(|c| &**c)),
+        };
+        class.shape = shape;
+        Ok(Batch {
+            single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
+            executes_nothing: executes == 0 || (executed.is_empty() && !obscure),
+            lone_sync: messages == 1,
+            obscure,
+            class,
+        })
+    }
+
+    /// What a prepared statement does, judged again when the catalog has changed since.
+    fn class_of(&self, statement: &Rc<Statement>) -> Rc<Class> {
+        let generation = self.thread.catalogs.generation(&self.database);
+        if statement.judged.get() != generation {
+            *statement.class.borrow_mut() = Rc::new(self.classify(&statement.key.text));
+            statement.judged.set(generation);
+        }
+        statement.class.borrow().clone()
+    }
+}
+
+/// Finds or makes the statement of a Parse.
+pub(super) fn interner<'a>(
+    thread: &'a Rc<super::Thread>,
+    pool: &'a Rc<Pool>,
+    settings: &'a Rc<Settings>,
+) -> impl Fn(&[u8], &[u8]) -> Rc<Statement> + 'a {
+    move |text, types| {
+        let key = StatementKey {
+            text: bytes::Bytes::copy_from_slice(text),
+            types: bytes::Bytes::copy_from_slice(types),
+            frozen: settings.frozen(),
+        };
+        pool.statements.intern(key, |text| {
+            let catalog = thread.catalogs.get(&pool.database);
+            let context = crate::classify::Context {
+                catalog: catalog.as_deref(),
+                role: settings.get("role").unwrap_or(&pool.user),
+                search_path: settings.get("search_path").unwrap_or("\"$user\", public"),
+                lexing: if settings.unsafe_lexing() { crate::classify::Lexing::Unsafe } else { crate::classify::Lexing::Standard },
+            };
+            (Rc::new(thread.classifier.borrow_mut().classify(text, &context)), thread.catalogs.generation(&pool.database))
+        })
+    }
+}
+
+/// Settings for exactly the statement behind it: without a Sync of its own, so that it and the statement stand or fall
+/// together, and local, so that they are gone with it (MULTIPLEXING, "Settings").
+pub(super) fn prefix(to: &mut Composer<'_>, pool: &Rc<Pool>, set: &[(&str, &str)], prepared_max: usize) {
+    let statement = pool.statements.set_config(set.len());
+    to.ensure(&statement, prepared_max);
+    let mut params: Vec<Option<&[u8]>> = Vec::with_capacity(2 * set.len());
+    for (name, value) in set {
+        params.push(Some(name.as_bytes()));
+        params.push(Some(value.as_bytes()));
+    }
+    pgnet::frontend::bind(to.out(), b"", statement.name.as_bytes(), &[], &params, &[]);
+    to.step(Step::nobody(Op::Bind));
+    pgnet::frontend::execute(to.out(), b"", 0);
+    to.step(Step::nobody(Op::Execute));
+}

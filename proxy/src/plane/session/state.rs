@@ -1,0 +1,167 @@
+//! Virtual state: putting a session's settings on a worker it holds, and taking what its requests changed off again.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use pgnet::fields::ErrorFields;
+use pgnet::quote;
+
+use super::super::settings::Difference;
+use super::lease::{Lease, Refused};
+use super::{Leave, Session};
+use crate::classify::Kind;
+
+/// What is asked after a request that may have made or released state that cannot be moved.
+const PINS: &str = "select (select count(*) from pg_catalog.pg_listening_channels()), \
+     (select count(*) from pg_catalog.pg_locks where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid()), \
+     (select count(*) from pg_catalog.pg_cursors where is_holdable), \
+     (select count(*) from pg_catalog.pg_class where relnamespace = pg_catalog.pg_my_temp_schema())";
+
+/// Names of the columns of [`PINS`].
+const PIN_NAMES: [&str; 4] = ["listen", "advisory lock", "hold cursor", "temporary table"];
+
+impl Session {
+    /// Makes the worker this session's: its settings are set and confirmed before any statement of it is sent.
+    pub(super) async fn dress(&mut self, lease: &mut Lease) -> Result<(), Refused> {
+        if lease.worker.sequences_of.get().is_some_and(|owner| owner != u64::from(self.card.id)) {
+            lease.worker.sequences_of.set(None);
+            self.confirmed(lease, "DISCARD SEQUENCES").await?;
+        }
+        let settings = self.settings.clone();
+        if let Difference::Set(set) = settings.difference(&lease.worker.base.clone()) {
+            lease.worker.note_custom(set.iter().map(|(name, _)| *name));
+            lease.dirty = true;
+            let calls: Vec<String> = set
+                .iter()
+                .map(|(name, value)| {
+                    format!("pg_catalog.set_config({}, {}, false)", quote::literal(name), quote::literal(value))
+                })
+                .collect();
+            self.confirmed(lease, &format!("select {}", calls.join(", "))).await?;
+        }
+        Ok(())
+    }
+
+    async fn confirmed(&mut self, lease: &mut Lease, sql: &str) -> Result<(), Refused> {
+        match self.internal(lease, sql).await? {
+            Ok(_) if lease.lost => Err(Refused::Tell(Box::new(ErrorFields::new(
+                pgnet::fields::Severity::Error,
+                pgnet::sqlstate::SqlState::CONNECTION_FAILURE,
+                "the server was lost before this request was sent; it may be repeated",
+            )))),
+            Ok(_) => Ok(()),
+            Err(fields) => Err(Refused::Tell(Box::new(fields))),
+        }
+    }
+
+    /// After the last request on a quiet worker: reads back the settings it changed, and asks what pins it.
+    pub(super) async fn after_requests(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        let changed = std::mem::take(&mut lease.changed);
+        if changed.all || !changed.names.is_empty() || !changed.reset.is_empty() {
+            lease.dirty = true;
+            self.read_back(lease, changed).await?;
+        }
+        if lease.ask_pins && !lease.lost {
+            lease.ask_pins = false;
+            let mut reasons: Vec<&'static str> = Vec::new();
+            if let Ok(rows) = self.internal(lease, PINS).await? {
+                let counts = rows.first().map(Vec::as_slice).unwrap_or_default();
+                reasons.extend(PIN_NAMES.iter().zip(counts).filter(|(_, n)| n.as_deref() != Some(b"0")).map(|(why, _)| *why));
+            }
+            reasons.extend(lease.sticky);
+            lease.dirty |= !reasons.is_empty();
+            lease.pinned = !reasons.is_empty();
+            *self.card.pins.borrow_mut() = reasons;
+        }
+        if lease.sticky.is_some() && !lease.pinned {
+            lease.pinned = true;
+            *self.card.pins.borrow_mut() = lease.sticky.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// Takes over as this session's what the server says the settings are now.
+    async fn read_back(&mut self, lease: &mut Lease, changed: super::effects::Changed) -> Result<(), Leave> {
+        let mut names: Vec<String> = changed.names;
+        names.extend(changed.reset);
+        if changed.all {
+            names.extend(self.settings.iter().map(|(n, _)| n.to_owned()));
+            names.extend(["role".to_owned(), "session_authorization".to_owned()]);
+        }
+        names.sort_unstable();
+        names.dedup();
+        let literals: Vec<String> = names.iter().map(|n| quote::literal(n)).collect();
+        let mut sql = String::from(
+            "select n, pg_catalog.current_setting(n, true), s.source from pg_catalog.unnest(array[",
+        );
+        sql.push_str(&literals.join(", "));
+        sql.push_str("]::text[]) n left join pg_catalog.pg_settings s on pg_catalog.lower(s.name) = n");
+        if changed.all {
+            let _ = write!(
+                sql,
+                " union all select pg_catalog.lower(name), pg_catalog.current_setting(name, true), source \
+                 from pg_catalog.pg_settings where source = 'session'"
+            );
+        }
+        let Ok(rows) = self.internal(lease, &sql).await? else { return Ok(()) };
+        let mut changes: Vec<(String, Option<String>)> = Vec::new();
+        for row in rows {
+            let [Some(name), value, source] = row.as_slice() else { continue };
+            let name = String::from_utf8_lossy(name).into_owned();
+            let value = value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned());
+            let session = source.as_deref() == Some(b"session");
+            let keep = match name.as_str() {
+                "role" => value.as_deref() != Some("none"),
+                "session_authorization" => value.as_deref() != Some(&*self.user),
+                name if name.contains('.') => value.is_some(),
+                _ => session,
+            };
+            let value = if keep { value } else { self.startup.get(&name).map(str::to_owned) };
+            changes.push((name, value));
+        }
+        lease.worker.note_custom(changes.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| n.as_str()));
+        self.settings = self.thread.settings.with(&self.settings, changes);
+        let name = self.settings.get("application_name").unwrap_or_default();
+        name.clone_into(&mut self.card.application_name.borrow_mut());
+        Ok(())
+    }
+
+    /// Makes the statements this request names known to the worker under the client's own names.
+    pub(super) async fn materialize(&mut self, lease: &mut Lease, kind: &Kind) -> Result<(), Leave> {
+        let mut names: Vec<Bytes> = Vec::new();
+        collect(kind, &mut names);
+        for name in names {
+            if lease.materialized.contains(&name) || lease.worker.status() == b'E' {
+                continue;
+            }
+            if let Some(prepared) = self.names.sql(&name) {
+                let text = prepared.text.clone();
+                lease.worker.foreign_prepared.set(true);
+                lease.dirty = true;
+                let _ = self.internal(lease, &String::from_utf8_lossy(&text)).await?;
+            } else if let Some(statement) = self.names.protocol(&name) {
+                lease.worker.foreign_prepared.set(true);
+                lease.dirty = true;
+                let parsed = super::super::internal::parse(&lease.worker, &name, &statement.key);
+                if tokio::time::timeout(super::lease::INTERNAL_MAX, parsed).await.is_err() {
+                    lease.lost = true;
+                }
+            } else {
+                continue;
+            }
+            lease.materialized.insert(name);
+        }
+        Ok(())
+    }
+}
+
+/// Names of prepared statements a request uses by SQL.
+fn collect(kind: &Kind, names: &mut Vec<Bytes>) {
+    match kind {
+        Kind::Execute(execute) => names.push(Bytes::copy_from_slice(&execute.name)),
+        Kind::Prepare(prepare) => names.push(Bytes::copy_from_slice(&prepare.name)),
+        Kind::Deallocate { name: Some(name) } => names.push(Bytes::copy_from_slice(name)),
+        Kind::List(list) => list.kinds.iter().for_each(|kind| collect(kind, names)),
+        _ => {}
+    }
+}

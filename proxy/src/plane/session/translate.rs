@@ -1,0 +1,221 @@
+//! From the client's extended-protocol messages to what the worker is sent: its names become the shared ones.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgnet::fields::{ErrorFields, Severity};
+use pgnet::frontend;
+use pgnet::sqlstate::SqlState;
+
+use super::super::script::{Op, Step};
+use super::super::statement::Statement;
+use super::super::worker::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
+use super::names::{Change, Names};
+
+/// A message that is not what its tag says: 08P01, the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid message format")]
+pub(super) struct Malformed;
+
+/// What translating needs to know.
+pub(super) struct Ground<'a> {
+    pub(super) session: u64,
+    /// Statements a worker, and a client, may have.
+    pub(super) prepared_max: usize,
+    /// Finds or makes the statement of a Parse.
+    pub(super) intern: &'a dyn Fn(&[u8], &[u8]) -> Rc<Statement>,
+}
+
+/// Cuts a C string off the front.
+fn cstring(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let end = body.iter().position(|b| *b == 0).ok_or(Malformed)?;
+    Ok((&body[..end], &body[end + 1..]))
+}
+
+/// Name, text and types (count and OIDs as on the wire) of a Parse.
+pub(super) fn parse_parts(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+    let (name, rest) = cstring(body)?;
+    let (text, types) = cstring(rest)?;
+    let count = types.get(..2).map(|c| usize::from(u16::from_be_bytes([c[0], c[1]]))).ok_or(Malformed)?;
+    if types.len() != 2 + 4 * count {
+        return Err(Malformed);
+    }
+    Ok((name, text, types))
+}
+
+/// Portal and statement name of a Bind, and the rest.
+pub(super) fn bind_parts(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+    let (portal, rest) = cstring(body)?;
+    let (statement, rest) = cstring(rest)?;
+    Ok((portal, statement, rest))
+}
+
+/// Kind (`S` or `P`) and name of a Describe or Close.
+pub(super) fn target_parts(body: &[u8]) -> Result<(u8, &[u8]), Malformed> {
+    let (kind, rest) = body.split_first().ok_or(Malformed)?;
+    let (name, rest) = cstring(rest)?;
+    if !rest.is_empty() || !matches!(kind, b'S' | b'P') {
+        return Err(Malformed);
+    }
+    Ok((*kind, name))
+}
+
+/// The portal of an Execute.
+pub(super) fn execute_portal(body: &[u8]) -> Result<&[u8], Malformed> {
+    let (portal, rest) = cstring(body)?;
+    if rest.len() == 4 { Ok(portal) } else { Err(Malformed) }
+}
+
+/// Writes one message of a batch, other than Sync and Flush, for a worker.
+pub(super) fn message(
+    to: &mut Composer<'_>,
+    names: &mut Names,
+    ground: &Ground<'_>,
+    tag: u8,
+    body: &[u8],
+) -> Result<(), Malformed> {
+    match tag {
+        b'P' => parse(to, names, ground, body),
+        b'B' => {
+            let (portal, name, rest) = bind_parts(body)?;
+            match ready_statement(to, names, ground, name) {
+                Some(server_name) => {
+                    bind(to.out(), portal, server_name.as_bytes(), rest);
+                    to.step(Step::client(Op::Bind));
+                }
+                None => fail(to, missing(name)),
+            }
+            Ok(())
+        }
+        b'D' => {
+            let (kind, name) = target_parts(body)?;
+            if kind == b'P' {
+                frontend::describe_portal(to.out(), name);
+                to.step(Step::client(Op::DescribePortal));
+                return Ok(());
+            }
+            match ready_statement(to, names, ground, name) {
+                Some(server_name) => {
+                    frontend::describe_statement(to.out(), server_name.as_bytes());
+                    to.step(Step::client(Op::DescribeStatement));
+                }
+                None => fail(to, missing(name)),
+            }
+            Ok(())
+        }
+        b'E' => {
+            execute_portal(body)?;
+            copy_frame(to.out(), b'E', body);
+            to.step(Step::client(Op::Execute));
+            Ok(())
+        }
+        b'C' => {
+            let (kind, name) = target_parts(body)?;
+            if kind == b'P' {
+                frontend::close_portal(to.out(), name);
+                names.ask(Change::None);
+            } else {
+                // The statement stays on the worker for others; the server's `3` comes in order all the same.
+                frontend::close_statement(to.out(), NO_STATEMENT);
+                names.ask(Change::Remove(Bytes::copy_from_slice(name)));
+            }
+            to.step(Step::client(Op::Close(None)));
+            Ok(())
+        }
+        _ => Err(Malformed),
+    }
+}
+
+fn parse(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, body: &[u8]) -> Result<(), Malformed> {
+    let (name, text, types) = parse_parts(body)?;
+    if names.is_taken(name) {
+        fail(
+            to,
+            ErrorFields::new(
+                Severity::Error,
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name)),
+            ),
+        );
+        return Ok(());
+    }
+    if names.len() >= ground.prepared_max && !name.is_empty() {
+        fail(
+            to,
+            ErrorFields::new(
+                Severity::Error,
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                format!("more than {} prepared statements", ground.prepared_max),
+            )
+            .with_hint("Close statements that are no longer used, or raise limits.maxPreparedStatements."),
+        );
+        return Ok(());
+    }
+    let statement = (ground.intern)(text, types);
+    if name.is_empty() {
+        // The server's own unnamed statement: planned for the values of each Bind, as without a proxy.
+        copy_frame(to.out(), b'P', body);
+        to.step(Step::client(Op::Parse(None)));
+        to.set_unnamed(Some((ground.session, statement.id)));
+    } else {
+        to.client_parse(&statement, ground.prepared_max);
+    }
+    names.ask(Change::Define(Bytes::copy_from_slice(name), statement));
+    Ok(())
+}
+
+/// Makes sure the server has what `name` stands for and returns its name there; `None`: the client has no such statement.
+fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, name: &[u8]) -> Option<String> {
+    let statement = names.get(name)?;
+    if !name.is_empty() {
+        to.ensure(&statement, ground.prepared_max);
+        return Some(statement.name.clone());
+    }
+    if !to.unnamed_is(ground.session, statement.id) {
+        let out = to.out();
+        let start = out.len();
+        out.extend_from_slice(b"P\0\0\0\0\0");
+        out.extend_from_slice(&statement.key.text);
+        out.put_u8(0);
+        out.extend_from_slice(&statement.key.types);
+        patch_length(out, start);
+        to.step(Step::nobody(Op::Parse(None)));
+        to.set_unnamed(Some((ground.session, statement.id)));
+    }
+    Some(String::new())
+}
+
+fn missing(name: &[u8]) -> ErrorFields {
+    let message = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+    };
+    ErrorFields::new(Severity::Error, SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+/// Lets the server fail at this point of the batch, so that it skips the rest, and shows the client this error instead.
+pub(super) fn fail(to: &mut Composer<'_>, fields: ErrorFields) {
+    frontend::execute(to.out(), NO_PORTAL, 0);
+    to.step(Step::client(Op::Fail(Rc::new(fields))));
+}
+
+fn bind(out: &mut BytesMut, portal: &[u8], statement: &[u8], rest: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(b"B\0\0\0\0");
+    out.extend_from_slice(portal);
+    out.put_u8(0);
+    out.extend_from_slice(statement);
+    out.put_u8(0);
+    out.extend_from_slice(rest);
+    patch_length(out, start);
+}
+
+/// Copies a frame as it is.
+pub(super) fn copy_frame(out: &mut BytesMut, tag: u8, body: &[u8]) {
+    let start = out.len();
+    out.put_u8(tag);
+    out.put_u32(0);
+    out.extend_from_slice(body);
+    patch_length(out, start);
+}

@@ -80,7 +80,11 @@ impl Card {
             pins: RefCell::default(),
             kill: Cell::new(None),
             secret,
-            key_length: if client.protocol == ProtocolVersion::V3_2 { 32 } else { 4 },
+            key_length: if client.protocol == ProtocolVersion::V3_2 {
+                32
+            } else {
+                4
+            },
             worker: RefCell::new(Weak::new()),
             waker: RefCell::new(None),
             database: client.database.to_string(),
@@ -139,6 +143,14 @@ impl Card {
     /// It keeps a worker although nothing runs and no transaction is open.
     pub(super) fn is_pinned_and_idle(&self) -> bool {
         self.doing.get() == Doing::Pinned
+    }
+
+    /// It has a worker for itself.
+    pub(super) fn holds(&self) -> bool {
+        matches!(
+            self.doing.get(),
+            Doing::Leased | Doing::InTransaction | Doing::Pinned
+        )
     }
 
     /// Ends a wait for a worker.

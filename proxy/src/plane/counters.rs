@@ -30,8 +30,10 @@ impl Counter {
 }
 
 /// Upper bounds of the duration histograms, in microseconds; one bucket more takes the rest.
-pub const BUCKETS_US: [u64; 14] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 5_000_000, 30_000_000];
+pub const BUCKETS_US: [u64; 14] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 5_000_000,
+    30_000_000,
+];
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
@@ -47,7 +49,10 @@ impl Histogram {
     #[inline]
     pub fn observe(&self, duration: std::time::Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        let bucket = BUCKETS_US
+            .iter()
+            .position(|bound| us <= *bound)
+            .unwrap_or(BUCKETS_US.len());
         self.buckets[bucket].add(1);
         self.sum_us.add(us);
     }

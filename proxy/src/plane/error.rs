@@ -12,7 +12,11 @@ use pgnet::sqlstate::SqlState;
 pub(super) enum ServeError {
     /// No worker came free in time. No server saw the request.
     #[error("no worker came free within {waited:?}")]
-    Waited { waited: Duration, holders: String, cause: Option<Rc<ServeError>> },
+    Waited {
+        waited: Duration,
+        holders: String,
+        cause: Option<Rc<ServeError>>,
+    },
     /// No server to send it to for too long.
     #[error("no server to send this to for {waited:?}")]
     NoServer { waited: Duration },
@@ -34,7 +38,7 @@ impl ServeError {
     /// What a failed attempt to connect means for those who wait.
     pub(super) fn from_connect(error: ConnectError) -> Self {
         match error {
-            ConnectError::Server(fields) => Self::Server(Box::new(fields)),
+            ConnectError::Server(fields) => Self::Server(fields),
             other => Self::Unreachable(other.to_string()),
         }
     }
@@ -44,7 +48,10 @@ impl ServeError {
         match self {
             Self::Server(fields) => matches!(
                 fields.code,
-                SqlState::TOO_MANY_CONNECTIONS | SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN
+                SqlState::TOO_MANY_CONNECTIONS
+                    | SqlState::CANNOT_CONNECT_NOW
+                    | SqlState::ADMIN_SHUTDOWN
+                    | SqlState::CRASH_SHUTDOWN
             ),
             Self::Unreachable(_) | Self::Moved | Self::Waited { .. } | Self::NoServer { .. } => true,
             Self::Cancelled => false,
@@ -54,7 +61,11 @@ impl ServeError {
     /// What the client is told. `fatal` where it happens at login.
     pub(super) fn fields(&self, severity: Severity) -> ErrorFields {
         match self {
-            Self::Waited { waited, holders, cause } => {
+            Self::Waited {
+                waited,
+                holders,
+                cause,
+            } => {
                 let fields = ErrorFields::new(
                     severity,
                     SqlState::TOO_MANY_CONNECTIONS,
@@ -74,15 +85,21 @@ impl ServeError {
             .with_hint("A failover may be under way; the request was not sent anywhere and may be repeated."),
             Self::Moved => ErrorFields::new(severity, SqlState::CANNOT_CONNECT_NOW, "the master is moving")
                 .with_hint("The request was not sent anywhere and may be repeated."),
-            Self::Cancelled => ErrorFields::new(severity, SqlState::QUERY_CANCELED, "canceling statement due to user request"),
+            Self::Cancelled => ErrorFields::new(
+                severity,
+                SqlState::QUERY_CANCELED,
+                "canceling statement due to user request",
+            ),
             Self::Server(fields) => {
                 let mut fields = (**fields).clone();
                 fields.severity = severity.as_str().to_owned();
                 fields.severity_nonlocalized = severity;
                 fields
             }
-            Self::Unreachable(cause) => ErrorFields::new(severity, SqlState::CANNOT_CONNECT_NOW, "server cannot be reached")
-                .with_detail(cause.clone()),
+            Self::Unreachable(cause) => {
+                ErrorFields::new(severity, SqlState::CANNOT_CONNECT_NOW, "server cannot be reached")
+                    .with_detail(cause.clone())
+            }
         }
     }
 }

@@ -71,7 +71,9 @@ fn rows(answer: &Bytes) -> Result<Vec<Row>, Error> {
             Ok(backend::Message::DataRow(values)) => {
                 rows.push(values.iter().map(|v| v.map(|v| answer.slice_ref(v))).collect());
             }
-            Ok(backend::Message::ErrorResponse(fields)) => return Err(Error::Server(Box::new(fields.to_owned()))),
+            Ok(backend::Message::ErrorResponse(fields)) => {
+                return Err(Error::Server(Box::new(fields.to_owned())));
+            }
             _ => {}
         }
     }
@@ -79,7 +81,11 @@ fn rows(answer: &Bytes) -> Result<Vec<Row>, Error> {
 }
 
 /// Prepares a statement under a client's own name on a worker the caller holds.
-pub(super) async fn parse(worker: &Rc<Worker>, name: &[u8], key: &super::statement::StatementKey) -> Result<(), Error> {
+pub(super) async fn parse(
+    worker: &Rc<Worker>,
+    name: &[u8],
+    key: &super::statement::StatementKey,
+) -> Result<(), Error> {
     let slot = Rc::new(Slot::default());
     worker.enqueue(Purpose::Internal, Some(slot.clone()), 0, Duration::ZERO, |to| {
         let out = to.out();
@@ -103,5 +109,9 @@ pub(super) async fn parse(worker: &Rc<Worker>, name: &[u8], key: &super::stateme
         }
     })
     .await;
-    if matches!(end, End::Done { .. }) { Ok(()) } else { Err(Error::Lost) }
+    if matches!(end, End::Done { .. }) {
+        Ok(())
+    } else {
+        Err(Error::Lost)
+    }
 }

@@ -72,7 +72,13 @@ impl Plane {
     /// # Errors
     /// When a thread or its runtime cannot be made, or a listener not be shared between threads.
     pub fn start(options: Options) -> io::Result<Arc<Self>> {
-        let Options { threads, proxy_id, listeners, config, doorman } = options;
+        let Options {
+            threads,
+            proxy_id,
+            listeners,
+            config,
+            doorman,
+        } = options;
         let threads = threads.max(1);
         let shared = Arc::new(Shared::new(proxy_id, doorman, threads));
         let counters: Vec<Arc<Counters>> = (0..threads).map(|_| Arc::default()).collect();
@@ -90,11 +96,13 @@ impl Plane {
                 doors.push((listener.try_clone()?, *door));
             }
             let (shared, counters, config) = (shared.clone(), counters[index].clone(), config.clone());
-            std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
-                if let Err(error) = thread::run(index, shared, counters, config, doors, commands) {
-                    tracing::error!(%error, index, "A data thread could not start");
-                }
-            })?;
+            std::thread::Builder::new()
+                .name(format!("data-{index}"))
+                .spawn(move || {
+                    if let Err(error) = thread::run(index, shared, counters, config, doors, commands) {
+                        tracing::error!(%error, index, "A data thread could not start");
+                    }
+                })?;
         }
         Ok(Arc::new(Self { shared, counters }))
     }
@@ -114,7 +122,11 @@ impl Plane {
                 answers.push(receiver);
             }
         }
-        futures::future::join_all(answers).await.into_iter().flatten().collect()
+        futures::future::join_all(answers)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// New settings, at once for what is live.

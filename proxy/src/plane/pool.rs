@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crds::Effective;
 use pgnet::client::Credential;
+use tokio::sync::Notify;
 
 use super::counters::Counters;
 use super::error::ServeError;
@@ -23,6 +24,7 @@ use super::statement::StatementInterner;
 use super::thread::Thread;
 use super::topology::Server;
 use super::worker::{Purpose, State, Worker};
+pub(super) use wait::Asker;
 use wait::Waiter;
 
 /// Shapes whose service time is remembered; beyond it the memory starts anew.
@@ -80,6 +82,10 @@ pub(super) struct Pool {
     estimates: RefCell<HashMap<u64, f32>>,
     climb: RefCell<Climb>,
     closed: Cell<bool>,
+    /// A worker was opened or could not be.
+    greeted: Notify,
+    /// Clients that wait to be greeted.
+    greeted_wanted: Cell<usize>,
 }
 
 impl Pool {
@@ -117,6 +123,8 @@ impl Pool {
                 rate: 0.0,
             }),
             closed: Cell::new(false),
+            greeted: Notify::new(),
+            greeted_wanted: Cell::new(0),
         })
     }
 
@@ -143,7 +151,10 @@ impl Pool {
     }
 
     fn pipeline(&self) -> crds::Pipeline {
-        self.thread.upgrade().map(|t| t.config().workers.pipeline).unwrap_or_default()
+        self.thread
+            .upgrade()
+            .map(|t| t.config().workers.pipeline)
+            .unwrap_or_default()
     }
 
     /// How well `worker` suits a session with these settings.
@@ -161,7 +172,10 @@ impl Pool {
 
     /// Time a known read of this shape takes on the server, as measured.
     fn estimate(&self, shape: u64) -> Option<Duration> {
-        self.estimates.borrow().get(&shape).map(|us| Duration::from_micros(*us as u64))
+        self.estimates
+            .borrow()
+            .get(&shape)
+            .map(|us| Duration::from_micros(*us as u64))
     }
 
     /// A request has ended after `took`.
@@ -201,7 +215,11 @@ impl Pool {
         climb.since = now;
         climb.served = 0;
         let most = self.workers.borrow().len().max(1);
-        climb.active = if climb.up { (climb.active + 1).min(most) } else { climb.active.saturating_sub(1).max(1) };
+        climb.active = if climb.up {
+            (climb.active + 1).min(most)
+        } else {
+            climb.active.saturating_sub(1).max(1)
+        };
         if climb.active == most || climb.active == 1 {
             climb.up = climb.active == 1;
         }
@@ -214,7 +232,9 @@ impl Pool {
         }
         let pipeline = self.pipeline();
         let active = self.climb.borrow().active;
-        let short = self.estimate(shape).is_some_and(|t| t < pipeline.max_expected_wait);
+        let short = self
+            .estimate(shape)
+            .is_some_and(|t| t < pipeline.max_expected_wait);
         let workers = self.workers.borrow();
         let mut idle: Option<(&Rc<Worker>, Fit)> = None;
         let mut busy: Option<(&Rc<Worker>, Duration)> = None;
@@ -250,7 +270,11 @@ impl Pool {
             if expected > pipeline.max_expected_wait {
                 continue;
             }
-            let expected = if fit == Fit::Same { expected } else { expected + Duration::from_micros(20) };
+            let expected = if fit == Fit::Same {
+                expected
+            } else {
+                expected + Duration::from_micros(20)
+            };
             if busy.is_none_or(|(_, best)| expected < best) {
                 busy = Some((worker, expected));
             }
@@ -265,7 +289,10 @@ impl Pool {
         // The overrun check needs the clock: only for one that is busy.
         if chosen.state.get() == State::Shared && chosen.head_age(Instant::now()) > self.overrun() {
             let chosen = workers.iter().find(|w| {
-                w.state.get() == State::Idle && w.fences.get() == 0 && !w.reserved.get() && Self::fit(w, settings) != Fit::No
+                w.state.get() == State::Idle
+                    && w.fences.get() == 0
+                    && !w.reserved.get()
+                    && Self::fit(w, settings) != Fit::No
             });
             return chosen.cloned();
         }
@@ -286,7 +313,7 @@ impl Pool {
         let best = workers
             .iter()
             .rev()
-            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0)
+            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
             .map(|w| (w, Self::fit(w, settings), w.sequences_of.get()))
             .filter(|(_, fit, _)| *fit != Fit::No)
             .min_by_key(|(_, fit, sequences)| {
@@ -301,6 +328,23 @@ impl Pool {
         drop(workers);
         worker.state.set(State::Leased);
         worker.reserved.set(false);
+        self.counters.workers_leased.add(1);
+        Some(worker)
+    }
+
+    /// An idle worker for the proxy itself, if there is one nobody waits for.
+    pub(super) fn take_clean_idle(&self) -> Option<Rc<Worker>> {
+        if self.closed.get() || !self.alone.borrow().is_empty() {
+            return None;
+        }
+        let worker = self
+            .workers
+            .borrow()
+            .iter()
+            .rev()
+            .find(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .cloned()?;
+        worker.state.set(State::Leased);
         self.counters.workers_leased.add(1);
         Some(worker)
     }
@@ -337,7 +381,11 @@ impl Pool {
         if worker.state.get() == State::Idle && worker.fences.get() == 0 {
             let retired = worker.retire_at.is_some_and(|at| Instant::now() >= at);
             if retired || self.closed.get() || worker.condemned.get() {
-                worker.close(if retired { "lifetime over" } else { "no longer wanted" });
+                worker.close(if retired {
+                    "lifetime over"
+                } else {
+                    "no longer wanted"
+                });
                 worker.state.set(State::Closed);
                 self.top_up();
                 return;
@@ -353,7 +401,10 @@ impl Pool {
         if self.workers.borrow().len() < before {
             self.counters.workers.sub(1);
             if let Some(thread) = self.thread.upgrade() {
-                thread.shared.budget.release(&self.server.name, &self.database, &self.user);
+                thread
+                    .shared
+                    .budget
+                    .release(&self.server.name, &self.database, &self.user);
             }
         }
         self.serve_waiters();
@@ -363,7 +414,10 @@ impl Pool {
     /// Workers that no session holds, those being connected included.
     fn unleased(&self) -> usize {
         let workers = self.workers.borrow();
-        let held = workers.iter().filter(|w| matches!(w.state.get(), State::Leased | State::Pinned)).count();
+        let held = workers
+            .iter()
+            .filter(|w| matches!(w.state.get(), State::Leased | State::Pinned))
+            .count();
         workers.len() - held + self.connecting.get()
     }
 
@@ -372,7 +426,9 @@ impl Pool {
         if self.closed.get() || self.clients.get() == 0 {
             return;
         }
-        let Some(thread) = self.thread.upgrade() else { return };
+        let Some(thread) = self.thread.upgrade() else {
+            return;
+        };
         let clients = u32::try_from(self.clients.get()).unwrap_or(u32::MAX);
         let wanted = (thread.config().workers.wanted(clients) as usize).max(1);
         if self.unleased() < wanted
@@ -387,12 +443,19 @@ impl Pool {
         if let Some(worker) = self.workers.borrow().first() {
             return Some(worker.base.clone());
         }
-        self.greetings.borrow().values().next().map(|(settings, _)| settings.clone())
+        self.greetings
+            .borrow()
+            .values()
+            .next()
+            .map(|(settings, _)| settings.clone())
     }
 
     /// What a client with these startup settings is told, if it is known.
     pub(super) fn greeting(&self, startup: &Rc<Settings>) -> Option<Greeting> {
-        self.greetings.borrow().get(&Rc::as_ptr(startup)).map(|(_, greeting)| greeting.clone())
+        self.greetings
+            .borrow()
+            .get(&Rc::as_ptr(startup))
+            .map(|(_, greeting)| greeting.clone())
     }
 
     fn remember_greeting(&self, startup: &Rc<Settings>, greeting: Greeting) {
@@ -415,7 +478,12 @@ impl Pool {
                 worker.reserved.set(true);
             }
         }
-        for waiter in self.alone.borrow_mut().drain(..).chain(self.shared.borrow_mut().drain(..)) {
+        for waiter in self
+            .alone
+            .borrow_mut()
+            .drain(..)
+            .chain(self.shared.borrow_mut().drain(..))
+        {
             waiter.grant(Err(Rc::new(ServeError::Moved)));
         }
     }
@@ -429,8 +497,12 @@ impl Pool {
     pub(super) fn waiting(&self, now: Instant) -> (usize, Duration) {
         let alone = self.alone.borrow();
         let shared = self.shared.borrow();
-        let longest =
-            alone.iter().chain(shared.iter()).map(|w| now.saturating_duration_since(w.since)).max().unwrap_or_default();
+        let longest = alone
+            .iter()
+            .chain(shared.iter())
+            .map(|w| now.saturating_duration_since(w.since))
+            .max()
+            .unwrap_or_default();
         (alone.len() + shared.len(), longest)
     }
 
@@ -441,7 +513,9 @@ impl Pool {
 
     /// Each second: closes workers nobody needs.
     pub(super) fn sweep(self: &Rc<Self>, now: Instant) {
-        let Some(thread) = self.thread.upgrade() else { return };
+        let Some(thread) = self.thread.upgrade() else {
+            return;
+        };
         let config = thread.config();
         let clients = u32::try_from(self.clients.get()).unwrap_or(u32::MAX);
         let wanted = config.workers.wanted(clients) as usize;
@@ -453,10 +527,17 @@ impl Pool {
             }
             let retired = worker.retire_at.is_some_and(|at| now >= at);
             let unused = count > wanted
-                && config.workers.idle_timeout.is_some_and(|limit| now.saturating_duration_since(worker.idle_since.get()) >= limit);
+                && config
+                    .workers
+                    .idle_timeout
+                    .is_some_and(|limit| now.saturating_duration_since(worker.idle_since.get()) >= limit);
             if retired || unused {
                 worker.state.set(State::Closed);
-                worker.close(if retired { "lifetime over" } else { "idle for too long" });
+                worker.close(if retired {
+                    "lifetime over"
+                } else {
+                    "idle for too long"
+                });
                 count -= 1;
             }
         }

@@ -57,10 +57,18 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn client(op: Op) -> Self {
-        Self { op, to: To::Client, last: false }
+        Self {
+            op,
+            to: To::Client,
+            last: false,
+        }
     }
     pub(super) fn nobody(op: Op) -> Self {
-        Self { op, to: To::Nobody, last: false }
+        Self {
+            op,
+            to: To::Nobody,
+            last: false,
+        }
     }
     pub(super) fn ending(mut self) -> Self {
         self.last = true;
@@ -97,10 +105,7 @@ pub(super) enum Event {
     /// An error; the rest up to the next Sync is skipped.
     Error,
     /// `Z`; `last` ends the request.
-    Ready {
-        last: bool,
-        status: u8,
-    },
+    Ready { last: bool, status: u8 },
 }
 
 /// An answer nobody asked for, or in the wrong place.
@@ -118,11 +123,25 @@ pub(super) struct Script {
     copy_in: bool,
     /// Statements whose Parse was skipped by an error before it.
     skipped: Vec<StatementId>,
+    /// After an error the server reads on to the next Sync and answers nothing before it.
+    skipping: bool,
 }
 
 impl Script {
     pub(super) fn push(&mut self, step: Step) {
+        if self.skipping {
+            match step.op {
+                Op::Sync => self.skipping = false,
+                Op::Parse(Some(id)) => return self.skipped.push(id),
+                _ => return,
+            }
+        }
         self.steps.push_back(step);
+    }
+
+    /// Whether the server ignores everything up to the next Sync.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// Steps not answered yet.
@@ -166,30 +185,51 @@ impl Script {
     /// `S`, `N` and `A` may come at any time and are not for the script.
     pub(super) fn on_frame(&mut self, tag: u8, status: u8) -> Result<(Verdict, Event), Misfit> {
         let misfit = Misfit { tag: char::from(tag) };
-        let Some(step) = self.steps.front() else { return Err(misfit) };
-        let show = |to: To| if to == To::Client { Verdict::Forward } else { Verdict::Swallow };
+        let Some(step) = self.steps.front() else {
+            return Err(misfit);
+        };
+        let show = |to: To| {
+            if to == To::Client {
+                Verdict::Forward
+            } else {
+                Verdict::Swallow
+            }
+        };
         let to = step.to;
         if tag == b'E' {
             return Ok(self.on_error());
         }
         let (verdict, event, done) = match (&step.op, tag) {
             (Op::Parse(id), b'1') => (show(to), id.map_or(Event::None, Event::Parsed), true),
-            (Op::ParseStandIn, b'3') => {
-                (if to == To::Client { Verdict::ParseComplete } else { Verdict::Swallow }, Event::None, true)
-            }
+            (Op::ParseStandIn, b'3') => (
+                if to == To::Client {
+                    Verdict::ParseComplete
+                } else {
+                    Verdict::Swallow
+                },
+                Event::None,
+                true,
+            ),
             (Op::Bind, b'2') => (show(to), Event::None, true),
             (Op::DescribeStatement, b't') => (show(to), Event::None, false),
             (Op::DescribeStatement | Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
             (Op::Execute, b'D' | b'd' | b'c' | b'H') => (show(to), Event::None, false),
             (Op::Execute, b'C' | b's' | b'I') => (show(to), Event::None, true),
             (Op::Close(id), b'3') => (show(to), id.map_or(Event::None, Event::Closed), true),
-            (Op::Query, b'T' | b'D' | b'C' | b'I' | b'H' | b'd' | b'c' | b'n') => (show(to), Event::None, false),
+            (Op::Query, b'T' | b'D' | b'C' | b'I' | b'H' | b'd' | b'c' | b'n') => {
+                (show(to), Event::None, false)
+            }
             (Op::Function, b'V') => (show(to), Event::None, false),
             (Op::Execute | Op::Query, b'G') => return Ok((show(to), self.on_copy_in())),
             (Op::Execute | Op::Query, b'W') => (Verdict::Swallow, Event::CopyBoth, false),
-            (Op::Sync | Op::Query | Op::Function, b'Z') => {
-                (show(to), Event::Ready { last: step.last, status }, true)
-            }
+            (Op::Sync | Op::Query | Op::Function, b'Z') => (
+                show(to),
+                Event::Ready {
+                    last: step.last,
+                    status,
+                },
+                true,
+            ),
             _ => return Err(misfit),
         };
         if done {
@@ -211,13 +251,19 @@ impl Script {
     /// An error ends a simple Query with its own `Z`; in a batch everything up to the Sync is skipped.
     fn on_error(&mut self) -> (Verdict, Event) {
         self.copy_in = false;
-        let Some(first) = self.steps.front() else { return (Verdict::Swallow, Event::Error) };
+        let Some(first) = self.steps.front() else {
+            return (Verdict::Swallow, Event::Error);
+        };
         let verdict = match &first.op {
             Op::Fail(fields) => Verdict::Error(fields.clone()),
             _ => Verdict::Forward,
         };
         if matches!(first.op, Op::Query | Op::Function | Op::Sync) {
-            let verdict = if first.to == To::Client { verdict } else { Verdict::Swallow };
+            let verdict = if first.to == To::Client {
+                verdict
+            } else {
+                Verdict::Swallow
+            };
             return (verdict, Event::Error);
         }
         // A Query behind a failed prefix is skipped like the rest, and then the Sync's Z is the one the client waits for.
@@ -236,6 +282,7 @@ impl Script {
             }
             self.steps.pop_front();
         }
+        self.skipping = self.steps.is_empty();
         (verdict, Event::Error)
     }
 }
@@ -245,7 +292,10 @@ mod tests {
     use super::*;
 
     fn script(steps: Vec<Step>) -> Script {
-        Script { steps: steps.into(), ..Script::default() }
+        Script {
+            steps: steps.into(),
+            ..Script::default()
+        }
     }
 
     fn shown(script: &mut Script, frames: &[(u8, u8)]) -> Result<String, Misfit> {
@@ -276,25 +326,52 @@ mod tests {
 
     #[test]
     fn a_prefix_and_its_second_ready_are_shown_to_nobody() {
-        let frames = [(b'2', 0), (b'D', 0), (b'C', 0), (b'T', 0), (b'D', 0), (b'C', 0), (b'Z', b'I'), (b'Z', b'I')];
+        let frames = [
+            (b'2', 0),
+            (b'D', 0),
+            (b'C', 0),
+            (b'T', 0),
+            (b'D', 0),
+            (b'C', 0),
+            (b'Z', b'I'),
+            (b'Z', b'I'),
+        ];
         assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---TDCZ-!"));
     }
 
     #[test]
     fn after_a_failed_prefix_the_clients_query_is_skipped_and_its_ready_is_the_syncs() {
-        assert_eq!(shown(&mut prefixed_query(), &[(b'E', 0), (b'Z', b'I')]).as_deref(), Ok("EZ!"));
+        assert_eq!(
+            shown(&mut prefixed_query(), &[(b'E', 0), (b'Z', b'I')]).as_deref(),
+            Ok("EZ!")
+        );
     }
 
     #[test]
     fn an_error_in_the_query_behind_a_prefix_leaves_two_readies() {
-        let frames = [(b'2', 0), (b'D', 0), (b'C', 0), (b'E', 0), (b'Z', b'I'), (b'Z', b'I')];
+        let frames = [
+            (b'2', 0),
+            (b'D', 0),
+            (b'C', 0),
+            (b'E', 0),
+            (b'Z', b'I'),
+            (b'Z', b'I'),
+        ];
         assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---EZ-!"));
     }
 
     #[test]
     fn a_close_stands_in_for_a_parse() {
-        let mut script = script(vec![Step::client(Op::ParseStandIn), Step::client(Op::Bind), Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
-        assert_eq!(shown(&mut script, &[(b'3', 0), (b'2', 0), (b'C', 0), (b'Z', b'I')]).as_deref(), Ok("12CZ!"));
+        let mut script = script(vec![
+            Step::client(Op::ParseStandIn),
+            Step::client(Op::Bind),
+            Step::client(Op::Execute),
+            Step::client(Op::Sync).ending(),
+        ]);
+        assert_eq!(
+            shown(&mut script, &[(b'3', 0), (b'2', 0), (b'C', 0), (b'Z', b'I')]).as_deref(),
+            Ok("12CZ!")
+        );
     }
 
     #[test]
@@ -312,34 +389,68 @@ mod tests {
     }
 
     #[test]
+    fn after_an_error_without_a_sync_everything_up_to_the_sync_is_unanswered() {
+        let mut script = script(vec![Step::client(Op::Bind)]);
+        assert_eq!(shown(&mut script, &[(b'E', 0)]).as_deref(), Ok("E"));
+        script.push(Step::client(Op::Execute));
+        script.push(Step::client(Op::Parse(Some(StatementId::test(3)))));
+        script.push(Step::client(Op::Sync).ending());
+        assert_eq!(shown(&mut script, &[(b'Z', b'I')]).as_deref(), Ok("Z!"));
+        assert_eq!(script.take_skipped().collect::<Vec<_>>(), [StatementId::test(3)]);
+    }
+
+    #[test]
     fn a_parse_that_was_skipped_is_reported() {
         let id = StatementId::test(7);
-        let mut script = script(vec![Step::client(Op::Bind), Step::client(Op::Parse(Some(id))), Step::client(Op::Sync).ending()]);
+        let mut script = script(vec![
+            Step::client(Op::Bind),
+            Step::client(Op::Parse(Some(id))),
+            Step::client(Op::Sync).ending(),
+        ]);
         assert!(script.on_frame(b'E', 0).is_ok());
         assert_eq!(script.take_skipped().collect::<Vec<_>>(), [id]);
     }
 
     #[test]
     fn a_sync_sent_ahead_of_copy_data_gets_no_answer() {
-        let mut script = script(vec![Step::client(Op::Bind), Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
+        let mut script = script(vec![
+            Step::client(Op::Bind),
+            Step::client(Op::Execute),
+            Step::client(Op::Sync).ending(),
+        ]);
         assert_eq!(shown(&mut script, &[(b'2', 0), (b'G', 0)]).as_deref(), Ok("2G"));
         assert!(script.copying_in());
         script.copy_ended();
         script.push(Step::client(Op::Sync).ending());
-        assert_eq!(shown(&mut script, &[(b'C', 0), (b'Z', b'I')]).as_deref(), Ok("CZ!"));
+        assert_eq!(
+            shown(&mut script, &[(b'C', 0), (b'Z', b'I')]).as_deref(),
+            Ok("CZ!")
+        );
     }
 
     #[test]
     fn a_deferred_constraint_may_fail_at_the_sync() {
         let mut script = script(vec![Step::client(Op::Execute), Step::client(Op::Sync).ending()]);
-        assert_eq!(shown(&mut script, &[(b'C', 0), (b'E', 0), (b'Z', b'I')]).as_deref(), Ok("CEZ!"));
+        assert_eq!(
+            shown(&mut script, &[(b'C', 0), (b'E', 0), (b'Z', b'I')]).as_deref(),
+            Ok("CEZ!")
+        );
     }
 
     #[test]
     fn what_nobody_asked_for_is_a_misfit() {
-        assert_eq!(shown(&mut script(vec![]), &[(b'Z', b'I')]), Err(Misfit { tag: 'Z' }));
-        assert_eq!(shown(&mut script(vec![Step::client(Op::Bind)]), &[(b'D', 0)]), Err(Misfit { tag: 'D' }));
-        assert_eq!(shown(&mut script(vec![Step::client(Op::Sync)]), &[(b'C', 0)]), Err(Misfit { tag: 'C' }));
+        assert_eq!(
+            shown(&mut script(vec![]), &[(b'Z', b'I')]),
+            Err(Misfit { tag: 'Z' })
+        );
+        assert_eq!(
+            shown(&mut script(vec![Step::client(Op::Bind)]), &[(b'D', 0)]),
+            Err(Misfit { tag: 'D' })
+        );
+        assert_eq!(
+            shown(&mut script(vec![Step::client(Op::Sync)]), &[(b'C', 0)]),
+            Err(Misfit { tag: 'C' })
+        );
         for tag in 0..=255u8 {
             let allowed = matches!(tag, b'1' | b'E');
             let mut parse = script(vec![Step::client(Op::Parse(None))]);
@@ -354,7 +465,14 @@ mod tests {
             pgnet::sqlstate::SqlState::DUPLICATE_PREPARED_STATEMENT,
             "prepared statement \"a\" already exists",
         ));
-        let mut script = script(vec![Step::client(Op::Fail(fields)), Step::client(Op::Bind), Step::client(Op::Sync).ending()]);
-        assert_eq!(shown(&mut script, &[(b'E', 0), (b'Z', b'I')]).as_deref(), Ok("eZ!"));
+        let mut script = script(vec![
+            Step::client(Op::Fail(fields)),
+            Step::client(Op::Bind),
+            Step::client(Op::Sync).ending(),
+        ]);
+        assert_eq!(
+            shown(&mut script, &[(b'E', 0), (b'Z', b'I')]).as_deref(),
+            Ok("eZ!")
+        );
     }
 }

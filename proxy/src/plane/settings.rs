@@ -23,8 +23,18 @@ const FROZEN_AT_PARSE: [&str; 13] = [
 ];
 
 /// Encodings in which a byte of a character may look like a backslash or a quote: the lexer could be fooled.
-const UNSAFE_ENCODINGS: [&str; 10] =
-    ["sjis", "shiftjis", "mskanji", "shift_jis_2004", "big5", "gbk", "gb18030", "johab", "uhc", "win949"];
+const UNSAFE_ENCODINGS: [&str; 10] = [
+    "sjis",
+    "shiftjis",
+    "mskanji",
+    "shift_jis_2004",
+    "big5",
+    "gbk",
+    "gb18030",
+    "johab",
+    "uhc",
+    "win949",
+];
 
 /// Names (lower case) and values a session or a worker differs in from the server's defaults.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -57,11 +67,28 @@ impl Settings {
                 frozen.push('\0');
             }
         }
-        let off = |name: &str| values.get(name).is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0" | "f" | "n"));
-        let encoding = values.get("client_encoding").map(|v| v.trim_matches('\'').to_ascii_lowercase());
+        let off = |name: &str| {
+            values.get(name).is_some_and(|v| {
+                matches!(
+                    v.to_ascii_lowercase().as_str(),
+                    "off" | "false" | "no" | "0" | "f" | "n"
+                )
+            })
+        };
+        let encoding = values
+            .get("client_encoding")
+            .map(|v| v.trim_matches('\'').to_ascii_lowercase());
         let unsafe_lexing = off("standard_conforming_strings")
-            || encoding.is_some_and(|e| UNSAFE_ENCODINGS.iter().any(|u| e.replace(['-', ' '], "") == u.replace('_', "") || e == *u));
-        Self { values, frozen: frozen.into(), unsafe_lexing }
+            || encoding.is_some_and(|e| {
+                UNSAFE_ENCODINGS
+                    .iter()
+                    .any(|u| e.replace(['-', ' '], "") == u.replace('_', "") || e == *u)
+            });
+        Self {
+            values,
+            frozen: frozen.into(),
+            unsafe_lexing,
+        }
     }
 
     /// The value of `name` (lower case).
@@ -92,14 +119,20 @@ impl Settings {
         if base.values.keys().any(|name| !self.values.contains_key(name)) {
             return Difference::Incompatible;
         }
-        let mut set: Vec<(&str, &str)> =
-            self.iter().filter(|(name, value)| base.get(name) != Some(value)).collect();
+        let mut set: Vec<(&str, &str)> = self
+            .iter()
+            .filter(|(name, value)| base.get(name) != Some(value))
+            .collect();
         set.sort_by_key(|(name, _)| match *name {
             "session_authorization" => 1,
             "role" => 2,
             _ => 0,
         });
-        if set.is_empty() { Difference::None } else { Difference::Set(set) }
+        if set.is_empty() {
+            Difference::None
+        } else {
+            Difference::Set(set)
+        }
     }
 }
 
@@ -113,8 +146,10 @@ const SWEEP_AT: usize = 1024;
 impl SettingsInterner {
     /// The one object for these values. Names are folded to lower case.
     pub(super) fn intern(&self, values: impl IntoIterator<Item = (String, String)>) -> Rc<Settings> {
-        let values: BTreeMap<String, String> =
-            values.into_iter().map(|(n, v)| (n.to_ascii_lowercase(), v)).collect();
+        let values: BTreeMap<String, String> = values
+            .into_iter()
+            .map(|(n, v)| (n.to_ascii_lowercase(), v))
+            .collect();
         let mut known = self.0.borrow_mut();
         if let Some(settings) = known.get(&values).and_then(Weak::upgrade) {
             return settings;
@@ -128,7 +163,11 @@ impl SettingsInterner {
     }
 
     /// `settings` with some values changed; `None` removes one.
-    pub(super) fn with(&self, settings: &Rc<Settings>, changes: Vec<(String, Option<String>)>) -> Rc<Settings> {
+    pub(super) fn with(
+        &self,
+        settings: &Rc<Settings>,
+        changes: Vec<(String, Option<String>)>,
+    ) -> Rc<Settings> {
         let mut values = settings.values.clone();
         for (name, value) in changes {
             match value {
@@ -160,10 +199,21 @@ mod tests {
     fn a_role_is_set_last() {
         let interner = SettingsInterner::default();
         let base = settings(&interner, &[]);
-        let mine = settings(&interner, &[("role", "r"), ("statement_timeout", "5"), ("session_authorization", "s")]);
+        let mine = settings(
+            &interner,
+            &[
+                ("role", "r"),
+                ("statement_timeout", "5"),
+                ("session_authorization", "s"),
+            ],
+        );
         assert_eq!(
             mine.difference(&base),
-            Difference::Set(vec![("statement_timeout", "5"), ("session_authorization", "s"), ("role", "r")])
+            Difference::Set(vec![
+                ("statement_timeout", "5"),
+                ("session_authorization", "s"),
+                ("role", "r")
+            ])
         );
     }
 
@@ -171,8 +221,14 @@ mod tests {
     fn a_worker_with_a_setting_the_session_lacks_is_incompatible() {
         let interner = SettingsInterner::default();
         let base = settings(&interner, &[("timezone", "UTC")]);
-        assert_eq!(settings(&interner, &[]).difference(&base), Difference::Incompatible);
-        assert_eq!(settings(&interner, &[("timezone", "PST8PDT")]).difference(&base), Difference::Set(vec![("timezone", "PST8PDT")]));
+        assert_eq!(
+            settings(&interner, &[]).difference(&base),
+            Difference::Incompatible
+        );
+        assert_eq!(
+            settings(&interner, &[("timezone", "PST8PDT")]).difference(&base),
+            Difference::Set(vec![("timezone", "PST8PDT")])
+        );
     }
 
     #[test]
@@ -189,10 +245,16 @@ mod tests {
     fn encodings_that_hide_a_backslash_are_not_lexed() {
         let interner = SettingsInterner::default();
         for encoding in ["SJIS", "Big5", "GBK", "gb18030", "UHC", "JOHAB", "SHIFT_JIS_2004"] {
-            assert!(settings(&interner, &[("client_encoding", encoding)]).unsafe_lexing(), "{encoding}");
+            assert!(
+                settings(&interner, &[("client_encoding", encoding)]).unsafe_lexing(),
+                "{encoding}"
+            );
         }
         for encoding in ["UTF8", "utf-8", "LATIN1", "EUC_JP"] {
-            assert!(!settings(&interner, &[("client_encoding", encoding)]).unsafe_lexing(), "{encoding}");
+            assert!(
+                !settings(&interner, &[("client_encoding", encoding)]).unsafe_lexing(),
+                "{encoding}"
+            );
         }
         assert!(settings(&interner, &[("standard_conforming_strings", "off")]).unsafe_lexing());
     }

@@ -49,7 +49,11 @@ impl Shared {
         let home = homes.entry((database.to_owned(), user.to_owned())).or_default();
         let busy = |thread: &usize| self.busy[*thread].load(Relaxed);
         let load = |thread: &usize| self.load[*thread].load(Relaxed);
-        if let Some(thread) = home.iter().filter(|t| busy(t) < SATURATED).min_by_key(|t| load(t)) {
+        if let Some(thread) = home
+            .iter()
+            .filter(|t| busy(t) < SATURATED)
+            .min_by_key(|t| load(t))
+        {
             return *thread;
         }
         let idlest = (0..self.busy.len()).min_by_key(|t| (busy(t) / 100, load(t)));
@@ -73,7 +77,9 @@ impl Budget {
     /// One more, if that does not exceed `max`.
     pub(super) fn acquire(&self, server: &str, database: &str, user: &str, max: usize) -> bool {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = used.entry((server.to_owned(), database.to_owned(), user.to_owned())).or_default();
+        let used = used
+            .entry((server.to_owned(), database.to_owned(), user.to_owned()))
+            .or_default();
         let allowed = *used < max;
         if allowed {
             *used += 1;

@@ -19,7 +19,11 @@ pub(super) enum End {
     Repeat,
     /// The worker is gone. `said`: the server's last words; `started`: it may have run; `clean_cut`: what was passed on
     /// ends between two messages.
-    Lost { said: Option<Rc<ErrorFields>>, started: bool, clean_cut: bool },
+    Lost {
+        said: Option<Rc<ErrorFields>>,
+        started: bool,
+        clean_cut: bool,
+    },
     /// Cancelled before the server began it.
     Cancelled,
 }
@@ -75,11 +79,6 @@ impl Slot {
         self.inner.borrow_mut().blocked = Some(worker);
     }
 
-    /// Bytes not yet sent to the client.
-    pub(super) fn queued(&self) -> usize {
-        self.inner.borrow().queued
-    }
-
     /// Something to send, or an end to act on, or a wake-up later.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.inner.borrow_mut();
@@ -107,24 +106,14 @@ impl Slot {
         self.inner.borrow().chunks.front().cloned()
     }
 
-    /// Up to `N` chunks for a gathering write.
-    pub(super) fn gather<const N: usize>(&self) -> ([Bytes; N], usize) {
-        let inner = self.inner.borrow();
-        let mut out = [const { Bytes::new() }; N];
-        let mut n = 0;
-        for (to, from) in out.iter_mut().zip(inner.chunks.iter()) {
-            *to = from.clone();
-            n += 1;
-        }
-        (out, n)
-    }
-
     /// `n` bytes went out. Lets a worker that waits for room read on.
     pub(super) fn sent(&self, mut n: usize, low_water: usize) {
         let mut inner = self.inner.borrow_mut();
         inner.queued -= n.min(inner.queued);
         while n > 0 {
-            let Some(front) = inner.chunks.front_mut() else { break };
+            let Some(front) = inner.chunks.front_mut() else {
+                break;
+            };
             if n < front.len() {
                 bytes::Buf::advance(front, n);
                 break;

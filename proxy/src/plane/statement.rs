@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 
-use crate::classify::Class;
+use crate::classify::{Class, Kind};
 
 /// Names a statement on the workers of one data thread. Never used again for another statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,7 +61,11 @@ const SWEEP_AT: usize = 4096;
 
 impl StatementInterner {
     /// The one object for this key; `classify` is asked only for a new one.
-    pub(super) fn intern(&self, key: StatementKey, classify: impl FnOnce(&[u8]) -> (Rc<Class>, u64)) -> Rc<Statement> {
+    pub(super) fn intern(
+        &self,
+        key: StatementKey,
+        classify: impl FnOnce(&[u8]) -> (Rc<Class>, u64),
+    ) -> Rc<Statement> {
         let mut known = self.known.borrow_mut();
         if let Some(statement) = known.get(&key).and_then(Weak::upgrade) {
             return statement;
@@ -89,8 +93,9 @@ impl StatementInterner {
             return statement.clone();
         }
         // Qualified: a function of this name in the client's search_path must not be called in its place.
-        let calls: Vec<String> =
-            (0..count).map(|n| format!("pg_catalog.set_config(${}, ${}, true)", 2 * n + 1, 2 * n + 2)).collect();
+        let calls: Vec<String> = (0..count)
+            .map(|n| format!("pg_catalog.set_config(${}, ${}, true)", 2 * n + 1, 2 * n + 2))
+            .collect();
         let mut types = Vec::with_capacity(2 + 8 * count);
         types.extend_from_slice(&u16::try_from(2 * count).unwrap_or(0).to_be_bytes());
         for _ in 0..2 * count {
@@ -101,7 +106,7 @@ impl StatementInterner {
             types: Bytes::from(types),
             frozen: "".into(),
         };
-        let statement = self.intern(key, |_| (Rc::new(Class::unknown()), 0));
+        let statement = self.intern(key, |_| (Rc::new(Class::of(Kind::Unknown)), 0));
         self.set_config.borrow_mut().insert(count, statement.clone());
         statement
     }

@@ -11,10 +11,11 @@ use bytes::{Bytes, BytesMut};
 use crds::PoolConfig;
 use pgnet::client::Credential;
 use pgnet::stream::Stream;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::Listener;
 use super::card::{Card, Kill};
 use super::catalogs::Catalogs;
 use super::client::{Client, Door, Login, Peer};
@@ -26,7 +27,6 @@ use super::settings::SettingsInterner;
 use super::shared::Shared;
 use super::topology::{Mode, Server, Topology};
 use super::worker::State;
-use super::Listener;
 use crate::classify::Classifier;
 
 /// How long workers of a fenced master are waited for; they are closed, not asked.
@@ -38,7 +38,7 @@ pub(super) const CLIENT_BUFFER: usize = 8 * 1024;
 
 /// What other threads ask of a data thread.
 pub(super) enum Command {
-    Admit(Box<Client>),
+    Admit(Box<Traveller>),
     Configure(Arc<PoolConfig>),
     Apply(Arc<Topology>, oneshot::Sender<bool>),
     Cancel(i32, Bytes, oneshot::Sender<bool>),
@@ -96,7 +96,6 @@ pub(super) struct Thread {
     next_worker: Cell<u64>,
     buffers: RefCell<Vec<BytesMut>>,
     random: Cell<u64>,
-    started: Instant,
 }
 
 impl Thread {
@@ -122,7 +121,6 @@ impl Thread {
             next_worker: Cell::new(0),
             buffers: RefCell::default(),
             random: Cell::new(u64::from_le_bytes(seed) | 1),
-            started: Instant::now(),
         })
     }
 
@@ -153,7 +151,10 @@ impl Thread {
 
     /// An empty read buffer.
     pub(super) fn buffer(&self) -> BytesMut {
-        self.buffers.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(CLIENT_BUFFER))
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(CLIENT_BUFFER))
     }
 
     /// Takes a read buffer back.
@@ -166,7 +167,13 @@ impl Thread {
     }
 
     /// The pool of this server, database and user.
-    pub(super) fn pool(self: &Rc<Self>, server: &Arc<Server>, database: &Arc<str>, user: &Arc<str>, credential: &Credential) -> Rc<Pool> {
+    pub(super) fn pool(
+        self: &Rc<Self>,
+        server: &Arc<Server>,
+        database: &Arc<str>,
+        user: &Arc<str>,
+        credential: &Credential,
+    ) -> Rc<Pool> {
         let key = PoolKey {
             server: server.name.clone(),
             host: server.target.host.clone(),
@@ -175,9 +182,15 @@ impl Thread {
             user: user.clone(),
         };
         let mut pools = self.pools.borrow_mut();
-        let pool = pools
-            .entry(key)
-            .or_insert_with(|| Pool::new(self, server.clone(), database.clone(), user.clone(), credential.clone()));
+        let pool = pools.entry(key).or_insert_with(|| {
+            Pool::new(
+                self,
+                server.clone(),
+                database.clone(),
+                user.clone(),
+                credential.clone(),
+            )
+        });
         if !matches!(credential, Credential::None) {
             *pool.credential.borrow_mut() = credential.clone();
         }
@@ -206,7 +219,8 @@ impl Thread {
         loop {
             let n = self.next_client.get();
             let id = (n.wrapping_mul(threads) + index + threads) & 0x7f_ffff;
-            self.next_client.set(if id + threads > 0x7f_ffff { 0 } else { n + 1 });
+            self.next_client
+                .set(if id + threads > 0x7f_ffff { 0 } else { n + 1 });
             if id % threads == index % threads && !cards.contains_key(&id) {
                 let card = make(id);
                 cards.insert(id, card.clone());
@@ -225,7 +239,9 @@ pub(super) fn run(
     listeners: Vec<(Listener, Door)>,
     commands: UnboundedReceiver<Command>,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let thread = Thread::new(index, shared, counters, config);
@@ -304,7 +320,11 @@ async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer: Peer) {
     let login = thread.shared.doorman.login(stream, door, peer).await;
     match login {
         Login::Closed => {}
-        Login::Cancel { process_id, key, stream } => {
+        Login::Cancel {
+            process_id,
+            key,
+            stream,
+        } => {
             let shared = thread.shared.clone();
             drop(thread);
             cancel_anywhere(&shared, process_id, key).await;
@@ -317,42 +337,127 @@ async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer: Peer) {
             if home == thread.index {
                 serve(thread, client).await;
             } else if let Some(threads) = thread.shared.threads.get() {
-                let client = match rehome(client) {
-                    Ok(client) => client,
-                    Err(error) => {
-                        debug!(%error, "A client was lost on its way to its thread");
-                        return;
-                    }
-                };
-                let _ = threads[home].send(Command::Admit(client));
+                match take_off(*client) {
+                    Ok(traveller) => drop(threads[home].send(Command::Admit(Box::new(traveller)))),
+                    Err(client) => serve(thread.clone(), client).await,
+                }
             }
         }
     }
 }
 
-/// Takes a client's socket off this thread's reactor, so that its home thread can take it.
-fn rehome(client: Box<Client>) -> std::io::Result<Box<Client>> {
-    // A tokio socket works from any thread; only its readiness events come through the reactor it was made on. Plain
-    // sockets are moved; TLS sessions stay registered where they were accepted, at the cost of a wake-up across threads.
-    let mut client = client;
-    client.stream = match client.stream {
-        Stream::Tcp(stream) => Stream::Tcp(Moving(stream.into_std()?).into_stream()?),
-        Stream::Unix(stream) => Stream::Unix(MovingUnix(stream.into_std()?).into_stream()?),
-        other => other,
+/// Takes a client's socket off this thread's reactor, so that its home thread can put it on its own. A TLS session cannot
+/// be taken apart: such a client is served where it was accepted.
+fn take_off(client: Client) -> Result<Traveller, Box<Client>> {
+    let Client {
+        stream,
+        database,
+        user,
+        parameters,
+        credential,
+        door,
+        peer,
+        protocol,
+        admin,
+        seat,
+    } = client;
+    let (carried, stream) = match stream {
+        Stream::Tcp(stream) => (stream.into_std().ok().map(Carried::Tcp), None),
+        Stream::Unix(stream) => (stream.into_std().ok().map(Carried::Unix), None),
+        other => (None, Some(other)),
     };
-    Ok(client)
-}
-
-struct Moving(std::net::TcpStream);
-impl Moving {
-    fn into_stream(self) -> std::io::Result<tokio::net::TcpStream> {
-        tokio::net::TcpStream::from_std(self.0)
+    match (carried, stream) {
+        (Some(socket), _) => Ok(Traveller {
+            socket,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        }),
+        (None, Some(stream)) => Err(Box::new(Client {
+            stream,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        })),
+        (None, None) => Ok(Traveller {
+            socket: Carried::Lost,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        }),
     }
 }
-struct MovingUnix(std::os::unix::net::UnixStream);
-impl MovingUnix {
-    fn into_stream(self) -> std::io::Result<tokio::net::UnixStream> {
-        tokio::net::UnixStream::from_std(self.0)
+
+/// A client's socket on no reactor.
+enum Carried {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+    Lost,
+}
+
+/// A client between two data threads.
+pub(super) struct Traveller {
+    socket: Carried,
+    database: Arc<str>,
+    user: Arc<str>,
+    parameters: Vec<(String, String)>,
+    credential: Credential,
+    door: Door,
+    peer: Peer,
+    protocol: pgnet::startup::ProtocolVersion,
+    admin: bool,
+    seat: Option<Box<dyn std::any::Any + Send>>,
+}
+
+impl Traveller {
+    fn arrive(self) -> Option<Client> {
+        let Self {
+            socket,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        } = self;
+        let stream = match socket {
+            Carried::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream).ok()?),
+            Carried::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream).ok()?),
+            Carried::Lost => return None,
+        };
+        Some(Client {
+            stream,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        })
     }
 }
 
@@ -367,10 +472,16 @@ pub(super) async fn cancel_anywhere(shared: &Arc<Shared>, process_id: i32, key: 
 
 /// Cancels what the client of this key runs, if it is one of ours.
 pub(super) async fn cancel_here(shared: &Arc<Shared>, process_id: i32, key: &[u8]) -> bool {
-    let Some(threads) = shared.threads.get() else { return false };
+    let Some(threads) = shared.threads.get() else {
+        return false;
+    };
     for thread in threads {
         let (done, wait) = oneshot::channel();
-        if thread.send(Command::Cancel(process_id, Bytes::copy_from_slice(key), done)).is_ok() && wait.await.unwrap_or(false) {
+        if thread
+            .send(Command::Cancel(process_id, Bytes::copy_from_slice(key), done))
+            .is_ok()
+            && wait.await.unwrap_or(false)
+        {
             return true;
         }
     }
@@ -397,8 +508,10 @@ async fn serve(thread: Rc<Thread>, client: Box<Client>) {
 async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Admit(client) => {
-                tokio::task::spawn_local(serve(thread.clone(), client));
+            Command::Admit(traveller) => {
+                if let Some(client) = traveller.arrive() {
+                    tokio::task::spawn_local(serve(thread.clone(), Box::new(client)));
+                }
             }
             Command::Configure(config) => {
                 for (key, pool) in thread.pools.borrow().iter() {
@@ -437,7 +550,11 @@ async fn paused(thread: Rc<Thread>, database: Option<String>, done: oneshot::Sen
     loop {
         let busy = thread.pools.borrow().iter().any(|(key, pool)| {
             database.as_deref().is_none_or(|d| *key.database == *d)
-                && pool.workers.borrow().iter().any(|w| !matches!(w.state.get(), State::Idle | State::Closed))
+                && pool
+                    .workers
+                    .borrow()
+                    .iter()
+                    .any(|w| !matches!(w.state.get(), State::Idle | State::Closed))
         });
         if !busy {
             break;
@@ -464,13 +581,19 @@ async fn apply(thread: Rc<Thread>, topology: Arc<Topology>, done: oneshot::Sende
         }
         Mode::Fenced => {
             thread.hold.set(Hold::All { clock: true });
-            if let Some(master) = &old.master {
+            if let Some(master) = old.master.as_ref().or(topology.master.as_ref()) {
                 thread.close_pools_of(master, true, FENCE_WAIT).await;
+            }
+        }
+        Mode::HoldingLeases => {
+            thread.hold.set(Hold::Leases);
+            if let Some(master) = old.master.clone().or_else(|| topology.master.clone()) {
+                drained = thread.drain_leases(&master, drain, topology.force).await;
             }
         }
         Mode::Paused => {
             if let Some(master) = old.master.clone().or_else(|| topology.master.clone()) {
-                drained = thread.drain_master(&master, drain).await;
+                drained = thread.drain_master(&master, drain, topology.force).await;
             }
         }
     }
@@ -481,7 +604,12 @@ async fn apply(thread: Rc<Thread>, topology: Arc<Topology>, done: oneshot::Sende
 
 impl Thread {
     fn pools_of(&self, server: &Server) -> Vec<Rc<Pool>> {
-        self.pools.borrow().values().filter(|p| p.server.name == server.name).cloned().collect()
+        self.pools
+            .borrow()
+            .values()
+            .filter(|p| p.server.name == server.name)
+            .cloned()
+            .collect()
     }
 
     /// Closes pools of servers the topology no longer names.
@@ -505,7 +633,9 @@ impl Thread {
 
     async fn close_pools_of(&self, server: &Server, now: bool, wait: Duration) -> bool {
         let pools = self.pools_of(server);
-        self.pools.borrow_mut().retain(|_, p| p.server.name != server.name);
+        self.pools
+            .borrow_mut()
+            .retain(|_, p| p.server.name != server.name);
         for pool in &pools {
             pool.close(now);
         }
@@ -519,27 +649,46 @@ impl Thread {
         true
     }
 
-    /// A planned switchover: leases first, then everything; pinned workers that are idle are closed.
-    async fn drain_master(&self, master: &Server, limit: Duration) -> bool {
+    /// Waits until no session holds a worker of the master; those that keep one without using it are sent away. `force`: all
+    /// are cut off at once.
+    async fn drain_leases(&self, master: &Server, limit: Duration, force: bool) -> bool {
         let deadline = Instant::now() + limit;
-        self.hold.set(Hold::Leases);
-        let pools = self.pools_of(master);
-        let leased = |pool: &Rc<Pool>| {
-            pool.workers.borrow().iter().any(|w| matches!(w.state.get(), State::Leased | State::Cleaning))
-        };
         loop {
             for card in self.cards.borrow().values() {
-                if card.is_pinned_and_idle() && card.worker().is_some_and(|w| w.server.name == master.name) {
-                    card.kill(Kill::Moving);
+                if (force || card.is_pinned_and_idle())
+                    && card.worker().is_some_and(|w| w.server.name == master.name)
+                {
+                    card.kill(if force && card.holds() {
+                        Kill::Now
+                    } else {
+                        Kill::Moving
+                    });
                 }
             }
-            if !pools.iter().any(leased) {
-                break;
+            let leased = |pool: &Rc<Pool>| {
+                pool.workers
+                    .borrow()
+                    .iter()
+                    .any(|w| matches!(w.state.get(), State::Leased | State::Pinned))
+            };
+            if !self.pools_of(master).iter().any(leased) {
+                return true;
             }
             if Instant::now() >= deadline {
                 return false;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Leases first, then everything; then the connections to the master are closed.
+    async fn drain_master(&self, master: &Server, limit: Duration, force: bool) -> bool {
+        let deadline = Instant::now() + limit;
+        if self.hold.get() == Hold::None {
+            self.hold.set(Hold::Leases);
+        }
+        if !self.drain_leases(master, limit, force).await {
+            return false;
         }
         self.hold.set(Hold::All { clock: false });
         let left = deadline.saturating_duration_since(Instant::now());
@@ -553,7 +702,8 @@ impl Thread {
             .values()
             .map(|pool| {
                 let workers = pool.workers.borrow();
-                let count = |states: &[State]| workers.iter().filter(|w| states.contains(&w.state.get())).count();
+                let count =
+                    |states: &[State]| workers.iter().filter(|w| states.contains(&w.state.get())).count();
                 let (clients_waiting, max_wait) = pool.waiting(now);
                 PoolRow {
                     thread: self.index,
@@ -561,7 +711,10 @@ impl Thread {
                     database: pool.database.to_string(),
                     user: pool.user.to_string(),
                     clients: pool.clients.get(),
-                    clients_active: workers.iter().map(|w| w.depth().max(usize::from(w.state.get() == State::Leased))).sum(),
+                    clients_active: workers
+                        .iter()
+                        .map(|w| w.depth().max(usize::from(w.state.get() == State::Leased)))
+                        .sum(),
                     clients_waiting,
                     workers_idle: count(&[State::Idle]),
                     workers_shared: count(&[State::Shared]),
@@ -576,7 +729,11 @@ impl Thread {
     }
 
     fn client_rows(&self) -> Vec<ClientRow> {
-        self.cards.borrow().values().map(|card| card.row(self.index)).collect()
+        self.cards
+            .borrow()
+            .values()
+            .map(|card| card.row(self.index))
+            .collect()
     }
 
     fn server_rows(&self) -> Vec<ServerRow> {
@@ -593,7 +750,11 @@ impl Thread {
                         database: pool.database.to_string(),
                         user: pool.user.to_string(),
                         process_id: w.process_id,
-                        state: if w.fences.get() > 0 { "fenced" } else { w.state.get().as_str() },
+                        state: if w.fences.get() > 0 {
+                            "fenced"
+                        } else {
+                            w.state.get().as_str()
+                        },
                         depth: w.depth(),
                         age: w.born.elapsed(),
                         requests: w.requests.get(),
@@ -605,16 +766,24 @@ impl Thread {
     }
 
     fn pin_rows(&self) -> Vec<PinRow> {
-        self.cards.borrow().values().filter_map(|card| card.pin_row()).collect()
+        self.cards
+            .borrow()
+            .values()
+            .filter_map(|card| card.pin_row())
+            .collect()
     }
 }
 
 /// Cancels what a client runs: at once where the proxy still has the request, else on the server.
 fn cancel(thread: &Rc<Thread>, process_id: i32, key: &[u8], done: oneshot::Sender<bool>) {
-    let Ok(pid) = u32::try_from(process_id) else { return drop(done.send(false)) };
+    let Ok(pid) = u32::try_from(process_id) else {
+        let _ = done.send(false);
+        return;
+    };
     let card = thread.cards.borrow().get(&(pid & 0x7f_ffff)).cloned();
     let Some(card) = card.filter(|c| c.process_id == process_id && c.secret_is(key)) else {
-        return drop(done.send(false));
+        let _ = done.send(false);
+        return;
     };
     thread.counters.cancels.add(1);
     tokio::task::spawn_local(async move {
@@ -627,7 +796,11 @@ fn cancel(thread: &Rc<Thread>, process_id: i32, key: &[u8], done: oneshot::Sende
 async fn drain(thread: Rc<Thread>, deadline: Duration, done: oneshot::Sender<()>) {
     thread.changed.notify_waiters();
     let until = Instant::now() + deadline;
-    info!(thread = thread.index, clients = thread.cards.borrow().len(), "Draining");
+    info!(
+        thread = thread.index,
+        clients = thread.cards.borrow().len(),
+        "Draining"
+    );
     loop {
         let late = Instant::now() >= until;
         for card in thread.cards.borrow().values() {
@@ -657,6 +830,9 @@ async fn sweep(thread: Rc<Thread>) {
         let pools: Vec<Rc<Pool>> = thread.pools.borrow().values().cloned().collect();
         for pool in pools {
             pool.sweep(now);
+            if pool.clients.get() > 0 {
+                thread.catalogs.refresh(&pool);
+            }
         }
     }
 }
@@ -668,4 +844,3 @@ fn cpu_time() -> u64 {
         .and_then(|text| text.split(' ').next().and_then(|n| n.parse().ok()))
         .unwrap_or(0)
 }
-

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pgnet::client::{ClientTls, Target};
+use pgnet::client::Target;
+use pgnet::tls::ClientTls;
 
 /// One PostgreSQL server.
 #[derive(Clone, Debug)]
@@ -67,6 +68,12 @@ impl Topology {
     /// Before anything is known: everything waits.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { epoch: 0, mode: Mode::Fenced, force: false, master: None, replicas: Vec::new() }
+        Self {
+            epoch: 0,
+            mode: Mode::Fenced,
+            force: false,
+            master: None,
+            replicas: Vec::new(),
+        }
     }
 }

@@ -64,6 +64,8 @@ struct Pending {
     error: bool,
     acks: u32,
     shape: u64,
+    /// Time it is expected to take, in microseconds.
+    expected: u32,
 }
 
 /// How far a statement is on this worker.
@@ -93,6 +95,10 @@ struct Inner {
     head_since: Instant,
     closing: Option<&'static str>,
     clock: u64,
+    /// Who holds the worker: gets what comes between its requests.
+    holder: Option<Rc<Slot>>,
+    /// Who waits until everything is written.
+    writing: Option<Waker>,
 }
 
 /// What the pool has to know of a worker to offer it.
@@ -110,6 +116,20 @@ pub(super) enum State {
     Cleaning,
     /// Gone.
     Closed,
+}
+
+impl State {
+    /// As SHOW SERVERS names it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Shared => "shared",
+            Self::Leased => "leased",
+            Self::Pinned => "pinned",
+            Self::Cleaning => "cleaning",
+            Self::Closed => "closing",
+        }
+    }
 }
 
 /// See the module.
@@ -130,6 +150,14 @@ pub(super) struct Worker {
     pub(super) fences: Cell<u32>,
     /// No more shared requests: somebody waits to have it alone, or it is to be closed.
     pub(super) reserved: Cell<bool>,
+    /// To be closed as soon as it is idle.
+    pub(super) condemned: Cell<bool>,
+    /// Requests on their way to its shared queue.
+    pub(super) tickets: Cell<u32>,
+    /// Somebody prepared statements on it under names of its own.
+    pub(super) foreign_prepared: Cell<bool>,
+    /// Sum of what its queue is expected to take, in microseconds.
+    expected: Cell<u32>,
     /// Session whose nextval it saw last.
     pub(super) sequences_of: Cell<Option<u64>>,
     /// Custom settings (`app.x`) ever set here: they read as '' instead of NULL for ever.
@@ -147,7 +175,12 @@ impl Worker {
         retire_at: Option<Instant>,
     ) -> Rc<Self> {
         let now = Instant::now();
-        let custom = base.iter().map(|(n, _)| n).filter(|n| n.contains('.')).map(str::to_owned).collect();
+        let custom = base
+            .iter()
+            .map(|(n, _)| n)
+            .filter(|n| n.contains('.'))
+            .map(str::to_owned)
+            .collect();
         let worker = Rc::new(Self {
             id,
             pool: Rc::downgrade(pool),
@@ -162,6 +195,10 @@ impl Worker {
             requests: Cell::new(0),
             fences: Cell::new(0),
             reserved: Cell::new(false),
+            condemned: Cell::new(false),
+            tickets: Cell::new(0),
+            foreign_prepared: Cell::new(false),
+            expected: Cell::new(0),
             sequences_of: Cell::new(None),
             custom: RefCell::new(custom),
             inner: RefCell::new(Inner {
@@ -178,6 +215,8 @@ impl Worker {
                 head_since: now,
                 closing: None,
                 clock: 0,
+                holder: None,
+                writing: None,
             }),
         });
         let io = Io::new(established.stream, established.buffered);
@@ -187,7 +226,12 @@ impl Worker {
 
     /// Requests in the queue, the running one included.
     pub(super) fn depth(&self) -> usize {
-        self.inner.borrow().pending.len()
+        self.inner.borrow().pending.len() + self.tickets.get() as usize
+    }
+
+    /// How long a request appended now is expected to wait.
+    pub(super) fn expected_wait(&self) -> Duration {
+        Duration::from_micros(u64::from(self.expected.get()))
     }
 
     /// Prepared statements on it.
@@ -198,7 +242,11 @@ impl Worker {
     /// How long the server has been at the running request.
     pub(super) fn head_age(&self, now: Instant) -> Duration {
         let inner = self.inner.borrow();
-        if inner.pending.is_empty() { Duration::ZERO } else { now.saturating_duration_since(inner.head_since) }
+        if inner.pending.is_empty() {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(inner.head_since)
+        }
     }
 
     /// Status of the last `Z`.
@@ -223,13 +271,24 @@ impl Worker {
         purpose: Purpose,
         slot: Option<Rc<Slot>>,
         shape: u64,
+        expected: Duration,
         compose: impl FnOnce(&mut Composer<'_>) -> R,
     ) -> R {
         let mut inner = self.inner.borrow_mut();
         if inner.pending.is_empty() {
             inner.head_since = Instant::now();
         }
-        inner.pending.push_back(Pending { slot, purpose, forwarded: false, error: false, acks: 0, shape });
+        let expected = u32::try_from(expected.as_micros()).unwrap_or(u32::MAX / 64);
+        self.expected.set(self.expected.get().saturating_add(expected));
+        inner.pending.push_back(Pending {
+            slot,
+            purpose,
+            forwarded: false,
+            error: false,
+            acks: 0,
+            shape,
+            expected,
+        });
         let result = compose(&mut Composer { inner: &mut inner });
         inner.script.end_request();
         self.requests.set(self.requests.get() + 1);
@@ -252,6 +311,7 @@ impl Worker {
                 error: false,
                 acks: 0,
                 shape: 0,
+                expected: 0,
             });
             self.requests.set(self.requests.get() + 1);
         }
@@ -263,8 +323,44 @@ impl Worker {
     /// The holder's batch got its Sync (or was a Query): the request ends with its `Z`.
     pub(super) fn finish_batch(&self) {
         let mut inner = self.inner.borrow_mut();
-        inner.open_batch = false;
-        inner.script.end_request();
+        // A server that skips to the next Sync answers nothing before it, not even a Query.
+        if !inner.script.is_skipping() {
+            inner.open_batch = false;
+            inner.script.end_request();
+        }
+    }
+
+    /// Who holds the worker, if it is held.
+    pub(super) fn set_holder(&self, holder: Option<Rc<Slot>>) {
+        self.inner.borrow_mut().holder = holder;
+    }
+
+    /// Wakes this task when everything appended is written.
+    pub(super) fn tell_when_written(&self, waker: &Waker) {
+        self.inner.borrow_mut().writing = Some(waker.clone());
+    }
+
+    /// Custom settings (with a dot) that were set here, if only for a moment.
+    pub(super) fn note_custom<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        for name in names.filter(|n| n.contains('.')) {
+            let mut custom = self.custom.borrow_mut();
+            if !custom.contains(name) {
+                custom.insert(name.to_owned());
+            }
+        }
+    }
+
+    /// Nobody else may get it: closed as soon as it is free.
+    pub(super) fn condemn(&self) {
+        self.condemned.set(true);
+        self.reserved.set(true);
+    }
+
+    /// A cancel has been carried out: the worker may be offered again, if nothing else is in the way.
+    pub(super) fn fence_ended(self: &Rc<Self>, pool: &Rc<Pool>) {
+        if self.fences.get() == 0 && self.state.get() == State::Idle {
+            pool.offer(self);
+        }
     }
 
     /// Raw bytes of COPY data, or of a message too large to hold.
@@ -327,7 +423,11 @@ impl Worker {
 
     /// Where the request of `slot` stands: 0 is running, `None` not here.
     pub(super) fn position(&self, slot: &Rc<Slot>) -> Option<usize> {
-        self.inner.borrow().pending.iter().position(|p| p.slot.as_ref().is_some_and(|s| Rc::ptr_eq(s, slot)))
+        self.inner
+            .borrow()
+            .pending
+            .iter()
+            .position(|p| p.slot.as_ref().is_some_and(|s| Rc::ptr_eq(s, slot)))
     }
 
     /// Takes the request of `slot` out of the conversation: its reply is dropped.
@@ -351,14 +451,10 @@ impl Worker {
         if script.copying_in() {
             frontend::copy_fail(out, b"client disconnected");
             script.copy_ended();
-            if inner.open_batch {
-                frontend::sync(&mut inner.out);
-                inner.script.push(Step::nobody(Op::Sync).ending());
-                inner.open_batch = false;
-            }
-        } else if inner.open_batch {
-            frontend::sync(out);
-            script.push(Step::nobody(Op::Sync).ending());
+        }
+        if inner.open_batch {
+            frontend::sync(&mut inner.out);
+            inner.script.push(Step::nobody(Op::Sync).ending());
             inner.open_batch = false;
         }
         drop(inner);
@@ -370,12 +466,22 @@ impl Worker {
         self.state.set(State::Cleaning);
         self.sequences_of.set(None);
         if roll_back {
-            self.enqueue(Purpose::Internal, None, 0, |c| c.query_for_nobody(b"ROLLBACK"));
+            self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
+                c.query_for_nobody(b"ROLLBACK")
+            });
         }
-        self.enqueue(Purpose::Clean, None, 0, |c| c.query_for_nobody(CLEAN.as_bytes()));
+        if self.foreign_prepared.replace(false) {
+            self.forget_prepared();
+            self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
+                c.query_for_nobody(b"DEALLOCATE ALL")
+            });
+        }
+        self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
+            c.query_for_nobody(CLEAN.as_bytes())
+        });
     }
 
-    /// Takes over statements' states after a fence; see [`Pool::offer`].
+    /// See [`Pool::offer`].
     fn offer(self: &Rc<Self>) {
         if let Some(pool) = self.pool.upgrade() {
             pool.offer(self);
@@ -434,7 +540,9 @@ impl Composer<'_> {
             }
             None => {
                 self.evict(cap);
-                self.inner.prepared.insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
+                self.inner
+                    .prepared
+                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
                 self.parse(statement, To::Nobody);
             }
         }
@@ -459,7 +567,9 @@ impl Composer<'_> {
             }
             None => {
                 self.evict(cap);
-                self.inner.prepared.insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
+                self.inner
+                    .prepared
+                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
                 self.parse(statement, To::Client);
             }
         }
@@ -475,7 +585,11 @@ impl Composer<'_> {
         out.extend_from_slice(b"\0");
         out.extend_from_slice(&statement.key.types);
         patch_length(out, start);
-        self.inner.script.push(Step { op: Op::Parse(Some(statement.id)), to, last: false });
+        self.inner.script.push(Step {
+            op: Op::Parse(Some(statement.id)),
+            to,
+            last: false,
+        });
     }
 
     /// Makes room for one more statement: the one used longest ago is closed.
@@ -528,7 +642,14 @@ struct Io {
 
 impl Io {
     fn new(stream: Stream, buffer: BytesMut) -> Self {
-        Self { stream, buffer, read_size: READ_MIN, body_left: 0, body_forward: false, overrun: None }
+        Self {
+            stream,
+            buffer,
+            read_size: READ_MIN,
+            body_left: 0,
+            body_forward: false,
+            overrun: None,
+        }
     }
 }
 
@@ -573,17 +694,37 @@ async fn run(worker: Rc<Worker>, mut io: Io) {
 /// Tells everybody in the queue, and the pool.
 fn lose(worker: &Rc<Worker>, said: Option<Rc<ErrorFields>>, in_frame: bool) {
     worker.state.set(State::Closed);
-    let pending: Vec<Pending> = worker.inner.borrow_mut().pending.drain(..).collect();
+    let (pending, holder) = {
+        let mut inner = worker.inner.borrow_mut();
+        (
+            inner.pending.drain(..).collect::<Vec<Pending>>(),
+            inner.holder.take(),
+        )
+    };
+    let mut holder_told = false;
     // The server says of some deaths that the waiting request never ran.
-    let never_ran = said.as_ref().is_some_and(|f| f.code == SqlState::IDLE_SESSION_TIMEOUT);
+    let never_ran = said
+        .as_ref()
+        .is_some_and(|f| f.code == SqlState::IDLE_SESSION_TIMEOUT);
     for (n, pending) in pending.into_iter().enumerate() {
         let Some(slot) = pending.slot else { continue };
         let started = n == 0 && !never_ran;
-        let repeatable = !pending.forwarded && (pending.purpose == Purpose::Shared || !started) && pending.purpose != Purpose::Internal;
-        slot.end(if repeatable && pending.purpose == Purpose::Shared {
+        holder_told |= holder.as_ref().is_some_and(|h| Rc::ptr_eq(h, &slot));
+        slot.end(if !pending.forwarded && pending.purpose == Purpose::Shared {
             End::Repeat
         } else {
-            End::Lost { said: said.clone(), started, clean_cut: !(n == 0 && in_frame) }
+            End::Lost {
+                said: said.clone(),
+                started,
+                clean_cut: !(n == 0 && in_frame),
+            }
+        });
+    }
+    if let Some(holder) = holder.filter(|_| !holder_told) {
+        holder.end(End::Lost {
+            said,
+            started: false,
+            clean_cut: true,
         });
     }
     if let Some(pool) = worker.pool.upgrade() {
@@ -628,7 +769,10 @@ fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io
             Poll::Pending => return Ok(wrote),
         }
     }
-    if wrote {
+    if wrote && inner.out.is_empty() {
+        if let Some(waker) = inner.writing.take() {
+            waker.wake();
+        }
         // The buffer is reused from its start; a large one is given back.
         if inner.out.capacity() > READ_MAX {
             inner.out = BytesMut::new();
@@ -673,7 +817,8 @@ pub(super) fn poll_read_buf(
     buffer: &mut BytesMut,
     capacity: usize,
 ) -> Poll<std::io::Result<usize>> {
-    let mut limited = BufMut::limit(&mut *buffer, capacity.saturating_sub(buffer.len()));
+    let room = capacity.saturating_sub(buffer.len());
+    let mut limited = BufMut::limit(&mut *buffer, room);
     std::pin::pin!(stream.read_buf(&mut limited)).poll(cx)
 }
 
@@ -701,13 +846,19 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         let header = match frame::peek(&io.buffer[run..], FRAME_MAX) {
             Ok(Some(header)) => header,
             Ok(None) => break,
-            Err(_) => return Err(Gone::Misfit(Misfit { tag: char::from(io.buffer[run]) })),
+            Err(_) => {
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(io.buffer[run]),
+                }));
+            }
         };
         let here = io.buffer.len() - run;
         let total = header.total();
         if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'Z' | b'K' | b'v') {
             if total > SMALL_FRAME_MAX {
-                return Err(Gone::Misfit(Misfit { tag: char::from(header.tag) }));
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(header.tag),
+                }));
             }
             if here < total {
                 break;
@@ -719,8 +870,8 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
             b'A' => on_notification(inner),
             b'N' => on_notice(inner, body)?,
             b'E' => {
-                let fields = ErrorFields::decode(body);
-                if matches!(fields.severity_nonlocalized, Severity::Fatal | Severity::Panic) {
+                let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
+                if fields.is_fatal() {
                     deliver(worker, inner, io, &mut run);
                     return Err(Gone::Server(Some(Rc::new(fields))));
                 }
@@ -733,14 +884,19 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 verdict
             }
             tag => {
-                let status = if tag == b'Z' { body.first().copied().unwrap_or(0) } else { 0 };
+                let status = if tag == b'Z' {
+                    body.first().copied().unwrap_or(0)
+                } else {
+                    0
+                };
                 let before = inner.script.owed();
                 let (mut verdict, event) = inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
                 if inner.unconfirmed && tag == b'C' {
                     inner.unconfirmed = false;
                     verdict = Verdict::Error(unconfirmed());
                 }
-                if matches!(tag, b'1' | b'3') && !matches!(verdict, Verdict::Swallow)
+                if matches!(tag, b'1' | b'3')
+                    && !matches!(verdict, Verdict::Swallow)
                     && let Some(head) = inner.pending.front_mut()
                 {
                     head.acks += 1;
@@ -753,7 +909,9 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                         }
                     }
                     Event::CopyIn => {
-                        let Some(head) = inner.pending.front() else { return Err(Gone::Misfit(Misfit { tag: 'G' })) };
+                        let Some(head) = inner.pending.front() else {
+                            return Err(Gone::Misfit(Misfit { tag: 'G' }));
+                        };
                         if head.purpose != Purpose::Leased {
                             return Err(Gone::Misfit(Misfit { tag: 'G' }));
                         }
@@ -853,8 +1011,10 @@ fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize)
     let chunk = io.buffer.split_to(*run).freeze();
     *run = 0;
     let queued = pass(inner, chunk);
-    if let (Some(pool), Some(slot)) = (worker.pool.upgrade(), inner.pending.front().and_then(|p| p.slot.as_ref()))
-        && queued > pool.limits().client_buffer
+    if let (Some(pool), Some(slot)) = (
+        worker.pool.upgrade(),
+        inner.pending.front().and_then(|p| p.slot.as_ref()),
+    ) && queued > pool.limits().client_buffer
     {
         inner.blocked = true;
         slot.block(Rc::downgrade(worker));
@@ -863,10 +1023,14 @@ fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize)
 
 /// Gives a piece to the running request's session. Returns what that session has not yet sent on.
 fn pass(inner: &mut Inner, chunk: Bytes) -> usize {
-    let Some(head) = inner.pending.front_mut() else { return 0 };
-    let Some(slot) = &head.slot else { return 0 };
-    head.forwarded = true;
-    slot.push(chunk)
+    match inner.pending.front_mut() {
+        Some(head) => {
+            let Some(slot) = &head.slot else { return 0 };
+            head.forwarded = true;
+            slot.push(chunk)
+        }
+        None => inner.holder.as_ref().map_or(0, |holder| holder.push(chunk)),
+    }
 }
 
 /// Drops `n` bytes that stand behind the run.
@@ -892,6 +1056,7 @@ fn settle_skipped(inner: &mut Inner) {
 fn on_parameter_status(inner: &Inner) -> Verdict {
     match (inner.pending.front(), inner.script.addressee()) {
         (Some(head), Some(To::Client)) if head.purpose == Purpose::Leased => Verdict::Forward,
+        (None, _) if inner.holder.is_some() => Verdict::Forward,
         _ => Verdict::Swallow,
     }
 }
@@ -900,13 +1065,14 @@ fn on_parameter_status(inner: &Inner) -> Verdict {
 fn on_notification(inner: &Inner) -> Verdict {
     match inner.pending.front() {
         Some(head) if head.purpose == Purpose::Leased => Verdict::Forward,
+        None if inner.holder.is_some() => Verdict::Forward,
         _ => Verdict::Swallow,
     }
 }
 
 /// `N`: to the session whose statement raised it. A server that says goodbye is taken at its word.
 fn on_notice(inner: &mut Inner, body: &[u8]) -> Result<Verdict, Gone> {
-    let fields = ErrorFields::decode(body);
+    let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'N' }))?;
     if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
         return Err(Gone::Server(Some(Rc::new(fields))));
     }
@@ -915,22 +1081,36 @@ fn on_notice(inner: &mut Inner, body: &[u8]) -> Result<Verdict, Gone> {
     }
     Ok(match inner.script.addressee() {
         Some(To::Client) => Verdict::Forward,
+        None if inner.pending.is_empty() && inner.holder.is_some() => Verdict::Forward,
         _ => Verdict::Swallow,
     })
 }
 
 /// The running request is over. True if the worker is to be offered.
 fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<bool, Gone> {
-    let Some(head) = inner.pending.pop_front() else { return Err(Gone::Misfit(Misfit { tag: 'Z' })) };
+    let Some(head) = inner.pending.pop_front() else {
+        return Err(Gone::Misfit(Misfit { tag: 'Z' }));
+    };
+    worker
+        .expected
+        .set(worker.expected.get().saturating_sub(head.expected));
     let now = Instant::now();
     if let Some(pool) = worker.pool.upgrade() {
-        pool.served(head.purpose, head.shape, now.saturating_duration_since(inner.head_since));
+        pool.served(
+            head.purpose,
+            head.shape,
+            now.saturating_duration_since(inner.head_since),
+        );
         if head.error {
             pool.counters().server_errors.add(1);
         }
     }
     inner.head_since = now;
-    let end = End::Done { status, error: head.error, acks: head.acks };
+    let end = End::Done {
+        status,
+        error: head.error,
+        acks: head.acks,
+    };
     match head.purpose {
         Purpose::Shared => {
             if let Some(slot) = head.slot {
@@ -938,9 +1118,11 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
             }
             // A known read cannot open a transaction; if one did all the same, nobody may stand behind it.
             if status != b'I' {
-                return Err(Gone::Misfit(Misfit { tag: char::from(status) }));
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(status),
+                }));
             }
-            if inner.pending.is_empty() {
+            if inner.pending.is_empty() && worker.tickets.get() == 0 {
                 worker.state.set(State::Idle);
                 worker.idle_since.set(now);
             }
@@ -967,7 +1149,10 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
 fn watch_head(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) {
     let (waiting, since) = {
         let inner = worker.inner.borrow();
-        (inner.pending.len() > 1 && worker.state.get() == State::Shared, inner.head_since)
+        (
+            inner.pending.len() > 1 && worker.state.get() == State::Shared,
+            inner.head_since,
+        )
     };
     if !waiting {
         io.overrun = None;
@@ -976,7 +1161,9 @@ fn watch_head(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) {
     let Some(pool) = worker.pool.upgrade() else { return };
     let limit = pool.overrun();
     loop {
-        let timer = io.overrun.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let timer = io
+            .overrun
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if timer.as_mut().poll(cx).is_pending() {
             return;
         }

@@ -19,7 +19,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 impl Pool {
     /// Opens one more worker unless a limit or a pause forbids it.
     pub(in crate::plane) fn start_worker(self: &Rc<Self>, base: Rc<Settings>) -> bool {
-        let Some(thread) = self.thread.upgrade() else { return false };
+        let Some(thread) = self.thread.upgrade() else {
+            return false;
+        };
         if self.closed.get() || self.at_max() {
             return false;
         }
@@ -29,7 +31,11 @@ impl Pool {
             return false;
         }
         let max = self.effective.borrow().max_workers as usize;
-        if !thread.shared.budget.acquire(&self.server.name, &self.database, &self.user, max) {
+        if !thread
+            .shared
+            .budget
+            .acquire(&self.server.name, &self.database, &self.user, max)
+        {
             return false;
         }
         self.connecting.set(self.connecting.get() + 1);
@@ -39,16 +45,16 @@ impl Pool {
     }
 
     async fn connect(self: Rc<Self>, base: Rc<Settings>) {
-        let Some(thread) = self.thread.upgrade() else { return };
+        let Some(thread) = self.thread.upgrade() else {
+            return;
+        };
         let config = Config {
-            target: self.server.target.clone(),
-            user: self.user.to_string(),
-            database: self.database.to_string(),
             credential: self.credential.borrow().clone(),
             parameters: base.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
             tls: (*self.server.tls).clone(),
             connect_timeout: thread.config().workers.connect_timeout,
             protocol: ProtocolVersion::V3_0,
+            ..Config::new(self.server.target.clone(), &*self.user, &*self.database)
         };
         let result = establish(&config).await;
         self.connecting.set(self.connecting.get() - 1);
@@ -59,20 +65,31 @@ impl Pool {
                 self.counters.connects.add(1);
                 self.counters.workers.add(1);
                 self.remember_greeting(&base, Rc::new(established.parameters.clone()));
-                let lifetime = thread.config().workers.lifetime.map(|l| l.mul_f64(0.95 + 0.1 * thread.random_fraction()));
+                let lifetime = thread
+                    .config()
+                    .workers
+                    .lifetime
+                    .map(|l| l.mul_f64(0.95 + 0.1 * thread.random_fraction()));
                 let retire_at = lifetime.map(|l| Instant::now() + l);
                 let worker = Worker::start(thread.next_worker_id(), &self, established, base, retire_at);
                 debug!(worker = worker.id, server = %self.server.name, database = %self.database, user = %self.user, "Connected");
                 self.workers.borrow_mut().push(worker.clone());
                 self.greeted.notify_waiters();
                 self.offer(&worker);
+                thread.catalogs.refresh(&self);
                 self.top_up();
             }
             Ok(_) => {
-                thread.shared.budget.release(&self.server.name, &self.database, &self.user);
+                thread
+                    .shared
+                    .budget
+                    .release(&self.server.name, &self.database, &self.user);
             }
             Err(error) => {
-                thread.shared.budget.release(&self.server.name, &self.database, &self.user);
+                thread
+                    .shared
+                    .budget
+                    .release(&self.server.name, &self.database, &self.user);
                 self.failed(error, base);
             }
         }
@@ -82,13 +99,19 @@ impl Pool {
     fn failed(self: &Rc<Self>, error: ConnectError, base: Rc<Settings>) {
         self.counters.connect_failures.add(1);
         let (_, pause) = self.backoff.get();
-        self.backoff.set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
+        self.backoff
+            .set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
         warn!(server = %self.server.name, database = %self.database, user = %self.user, %error, "Connecting a worker failed");
         let error = Rc::new(ServeError::from_connect(error));
         *self.trouble.borrow_mut() = Some(error.clone());
         self.greeted.notify_waiters();
         if !error.may_pass() {
-            for waiter in self.alone.borrow_mut().drain(..).chain(self.shared.borrow_mut().drain(..)) {
+            for waiter in self
+                .alone
+                .borrow_mut()
+                .drain(..)
+                .chain(self.shared.borrow_mut().drain(..))
+            {
                 waiter.grant(Err(error.clone()));
             }
             return;
@@ -108,8 +131,15 @@ impl Pool {
     ///
     /// # Errors
     /// What the server said to such a startup, or that no server could be reached within `timeouts.queryWait`.
-    pub(in crate::plane) async fn greet(self: &Rc<Self>, startup: &Rc<Settings>) -> Result<super::Greeting, Rc<ServeError>> {
-        let limit = self.effective().timeouts.query_wait.unwrap_or(Duration::from_secs(3600));
+    pub(in crate::plane) async fn greet(
+        self: &Rc<Self>,
+        startup: &Rc<Settings>,
+    ) -> Result<super::Greeting, Rc<ServeError>> {
+        let limit = self
+            .effective()
+            .timeouts
+            .query_wait
+            .unwrap_or(Duration::from_secs(3600));
         let begun = Instant::now();
         self.greeted_wanted.set(self.greeted_wanted.get() + 1);
         let result = loop {

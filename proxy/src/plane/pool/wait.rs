@@ -55,7 +55,11 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.waiter.gone.set(true);
-        let queue = if self.alone { &self.pool.alone } else { &self.pool.shared };
+        let queue = if self.alone {
+            &self.pool.alone
+        } else {
+            &self.pool.shared
+        };
         queue.borrow_mut().retain(|w| !Rc::ptr_eq(w, &self.waiter));
         self.pool.counters.waiting.sub(1);
         if let Some(Ok(worker)) = self.waiter.granted.borrow_mut().take() {
@@ -103,7 +107,11 @@ impl Pool {
         let queue = if alone { &self.alone } else { &self.shared };
         queue.borrow_mut().push_back(waiter.clone());
         self.counters.waiting.add(1);
-        let place = Place { pool: self, waiter: waiter.clone(), alone };
+        let place = Place {
+            pool: self,
+            waiter: waiter.clone(),
+            alone,
+        };
         self.serve_waiters();
         let granted = poll_fn(|cx| {
             if asker.cancelled.get() {
@@ -121,7 +129,11 @@ impl Pool {
         self.counters.queue_wait.observe(waited);
         let grant = outcome.unwrap_or_else(|_| {
             let cause = self.trouble.borrow().clone();
-            Err(Rc::new(ServeError::Waited { waited, holders: self.holders(), cause }))
+            Err(Rc::new(ServeError::Waited {
+                waited,
+                holders: self.holders(),
+                cause,
+            }))
         });
         drop(place);
         grant
@@ -130,7 +142,10 @@ impl Pool {
     /// Who holds workers here, for the text of an error.
     fn holders(&self) -> String {
         let workers = self.workers.borrow();
-        let held = workers.iter().filter(|w| matches!(w.state.get(), State::Leased | State::Pinned)).count();
+        let held = workers
+            .iter()
+            .filter(|w| matches!(w.state.get(), State::Leased | State::Pinned))
+            .count();
         let pinned = workers.iter().filter(|w| w.state.get() == State::Pinned).count();
         format!(
             "pool of server {}, database \"{}\", user \"{}\": {} workers, {held} held by one client each ({pinned} of them pinned)",
@@ -167,13 +182,17 @@ impl Pool {
         let mut to_reserve = missing;
         for worker in self.workers.borrow().iter().rev() {
             let shared = worker.state.get() == State::Shared;
-            worker.reserved.set(worker.condemned.get() || (shared && to_reserve > 0 && self.at_max()));
+            worker
+                .reserved
+                .set(worker.condemned.get() || (shared && to_reserve > 0 && self.at_max()));
             if shared && to_reserve > 0 {
                 to_reserve -= 1;
             }
         }
         loop {
-            let Some(waiter) = self.shared.borrow().front().cloned() else { break };
+            let Some(waiter) = self.shared.borrow().front().cloned() else {
+                break;
+            };
             let Some(worker) = self.pick_shared(&waiter.settings, waiter.shape) else {
                 missing += self.shared.borrow().len().min(2);
                 unserved.get_or_insert(waiter.startup.clone());
@@ -191,7 +210,7 @@ impl Pool {
         }
     }
 
-    fn at_max(&self) -> bool {
+    pub(super) fn at_max(&self) -> bool {
         let workers = self.workers.borrow().len() + self.connecting.get();
         workers >= self.effective.borrow().max_workers as usize
     }

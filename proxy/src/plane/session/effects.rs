@@ -46,7 +46,9 @@ impl Effects {
     pub(super) fn of(class: &Class) -> Self {
         let mut effects = Self {
             clean: class.neutral || class.is_known_read() || keeps_clean(&class.kind),
-            sequences: class.touches.intersects(Touches::SEQUENCE | Touches::SEQUENCE_DEFAULT)
+            sequences: class
+                .touches
+                .intersects(Touches::SEQUENCE | Touches::SEQUENCE_DEFAULT)
                 || !(class.neutral || class.is_known_read() || keeps_clean(&class.kind)),
             ..Self::default()
         };
@@ -55,7 +57,10 @@ impl Effects {
             for call in calls.iter() {
                 match &call.name {
                     Argument::Text(name) => {
-                        effects.settings.names.push(String::from_utf8_lossy(name).to_ascii_lowercase());
+                        effects
+                            .settings
+                            .names
+                            .push(String::from_utf8_lossy(name).to_ascii_lowercase());
                     }
                     _ => effects.settings.all = true,
                 }
@@ -65,10 +70,17 @@ impl Effects {
             effects.settings.all = true;
             effects.clean = false;
         }
-        let pins = Touches::LISTEN | Touches::ADVISORY_LOCK | Touches::ADVISORY_UNLOCK | Touches::ADVISORY_UNLOCK_ALL
-            | Touches::TEMP | Touches::HOLD_CURSOR;
+        let pins = Touches::LISTEN
+            | Touches::ADVISORY_LOCK
+            | Touches::ADVISORY_UNLOCK
+            | Touches::ADVISORY_UNLOCK_ALL
+            | Touches::TEMP
+            | Touches::HOLD_CURSOR;
         effects.pins |= class.touches.intersects(pins) || state_that_cannot_move(class).is_some();
-        effects.sticky = STICKY.iter().find(|(t, _)| class.touches.intersects(*t)).map(|(_, why)| *why);
+        effects.sticky = STICKY
+            .iter()
+            .find(|(t, _)| class.touches.intersects(*t))
+            .map(|(_, why)| *why);
         effects
     }
 
@@ -94,13 +106,19 @@ impl Effects {
                         }
                         ResetItem::Discard(what) => self.discard(*what),
                         ResetItem::DeallocateAll => self.forgets_prepared = true,
-                        ResetItem::AdvisoryUnlockAll | ResetItem::CloseAll | ResetItem::UnlistenAll => self.pins = true,
+                        ResetItem::AdvisoryUnlockAll | ResetItem::CloseAll | ResetItem::UnlistenAll => {
+                            self.pins = true
+                        }
                     }
                 }
             }
             Kind::Discard(what) => self.discard(*what),
             Kind::Deallocate { name: None } => self.forgets_prepared = true,
-            Kind::Listen { .. } | Kind::Unlisten { .. } | Kind::CloseCursor { .. } | Kind::DeclareHold { .. } | Kind::CreateTemp { .. } => {
+            Kind::Listen { .. }
+            | Kind::Unlisten { .. }
+            | Kind::CloseCursor { .. }
+            | Kind::DeclareHold { .. }
+            | Kind::CreateTemp { .. } => {
                 self.pins = true;
             }
             Kind::Ddl => {

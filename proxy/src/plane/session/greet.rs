@@ -1,7 +1,6 @@
 //! Greeting: what a client is told after its login, from a worker that was opened with its settings.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pgnet::backend;
 use pgnet::fields::Severity;
@@ -9,6 +8,7 @@ use pgnet::fields::Severity;
 use super::super::card::Doing;
 use super::super::error::ServeError;
 use super::super::settings::Settings;
+use super::super::thread::Thread;
 use super::{Leave, Session};
 
 /// Longest application_name a server keeps, in bytes.
@@ -19,7 +19,7 @@ impl Session {
     pub(super) async fn greet(&mut self) -> Result<(), Leave> {
         // What servers are opened with: the name of the application is set per statement, so that clients that differ
         // only in it share workers.
-        let base = self.base();
+        let base = self.base.clone();
         let greeting = loop {
             let pool = match self.master_pool(false).await {
                 Ok(pool) => pool,
@@ -33,27 +33,41 @@ impl Session {
         };
         let mine = clean(self.startup.get("application_name").unwrap_or_default());
         for (name, value) in greeting.iter() {
-            let value: &[u8] = if &name[..] == b"application_name" { mine.as_bytes() } else { value };
+            let value: &[u8] = if &name[..] == b"application_name" {
+                mine.as_bytes()
+            } else {
+                value
+            };
             backend::parameter_status(&mut self.out, name, value);
         }
         backend::backend_key_data(&mut self.out, self.card.process_id, self.card.key());
         backend::ready_for_query(&mut self.out, b'I');
         self.card.set_doing(Doing::Idle);
-        let _ = self.thread.shared.draining.load(Relaxed);
         Ok(())
     }
+}
 
-    /// The startup settings workers are opened with for this session.
-    pub(super) fn base(&self) -> Rc<Settings> {
-        if self.startup.get("application_name").is_some() {
-            self.thread.settings.with(&self.startup, vec![("application_name".to_owned(), None)])
-        } else {
-            self.startup.clone()
-        }
+/// The startup settings workers are opened with for a session.
+pub(super) fn base(thread: &Thread, startup: &Rc<Settings>) -> Rc<Settings> {
+    if startup.get("application_name").is_some() {
+        thread
+            .settings
+            .with(startup, vec![("application_name".to_owned(), None)])
+    } else {
+        startup.clone()
     }
 }
 
 /// A name as the server would show it: printable ASCII, the rest as `?` (before PostgreSQL 16 so), cut at 63 bytes.
 fn clean(name: &str) -> String {
-    name.bytes().take(NAME_MAX).map(|b| if (32..=126).contains(&b) { char::from(b) } else { '?' }).collect()
+    name.bytes()
+        .take(NAME_MAX)
+        .map(|b| {
+            if (32..=126).contains(&b) {
+                char::from(b)
+            } else {
+                '?'
+            }
+        })
+        .collect()
 }

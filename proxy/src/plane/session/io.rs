@@ -14,7 +14,6 @@ use tokio::io::AsyncWrite;
 
 use super::super::thread::{CLIENT_BUFFER, Thread};
 use super::super::worker::poll_read_buf;
-use super::local;
 use super::unit::UnitError;
 use super::{Leave, Session};
 
@@ -49,7 +48,11 @@ impl Session {
             return Ok(());
         }
         self.thread.counters.bytes_out.add(self.out.len() as u64);
-        let limit = self.effective.timeouts.client_write.unwrap_or(Duration::from_secs(3600));
+        let limit = self
+            .effective
+            .timeouts
+            .client_write
+            .unwrap_or(Duration::from_secs(3600));
         let write = poll_fn(|cx| {
             while !self.out.is_empty() {
                 match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
@@ -63,7 +66,9 @@ impl Session {
             }
             Poll::Ready(Ok(()))
         });
-        tokio::time::timeout(limit, write).await.unwrap_or(Err(Leave::Gone))?;
+        tokio::time::timeout(limit, write)
+            .await
+            .unwrap_or(Err(Leave::Gone))?;
         if self.out.capacity() > CLIENT_BUFFER {
             self.out = BytesMut::new();
         }
@@ -104,7 +109,8 @@ impl Session {
                     }
                 }
                 None => {
-                    let read = poll_fn(|cx| poll_read(&self.thread, &mut self.stream, &mut self.input, cx)).await?;
+                    let read =
+                        poll_fn(|cx| poll_read(&self.thread, &mut self.stream, &mut self.input, cx)).await?;
                     if read == 0 {
                         return Err(Leave::Gone);
                     }
@@ -112,7 +118,6 @@ impl Session {
             }
         }
         self.answer(|out, status| pgnet::backend::ready_for_query(out, status.byte()));
-        let _ = local::Status::Idle;
         Ok(())
     }
 

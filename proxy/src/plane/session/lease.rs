@@ -3,13 +3,13 @@
 //! The client's messages go to the worker as they come, its answers back as they come; the worker is given up when nothing
 //! is owed, the status is idle and no state is left that cannot be moved. [`Lease`] gives its worker back however it is dropped.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
@@ -19,7 +19,7 @@ use super::super::error::ServeError;
 use super::super::pool::Pool;
 use super::super::script::{Op, Step};
 use super::super::slot::End;
-use super::super::worker::{State, Worker, patch_length};
+use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
 use super::policy::{self, Decision, Transaction};
 use super::shared::interner;
@@ -67,11 +67,20 @@ pub(super) struct Lease {
     leave: bool,
     /// Nothing more is sent before everything is answered.
     barrier: bool,
-    lost: bool,
+    pub(super) lost: bool,
     began: Instant,
     request_began: Instant,
     cancelled: bool,
     returned: bool,
+    /// BEGIN was written ahead of a simple Query: it needs a Sync behind it.
+    begin_ahead: bool,
+    /// A Sync is owed when the message under way has gone.
+    owes_sync: bool,
+    /// A statement under way may ask for CopyData.
+    expects_copy: bool,
+    /// Statements the worker knows under the client's own names.
+    pub(super) materialized: HashSet<Bytes>,
+    loss: Option<Loss>,
 }
 
 impl Drop for Lease {
@@ -95,7 +104,13 @@ impl Lease {
             sticky: None,
             pinned: false,
             after: VecDeque::new(),
-            open: After { effects: Effects { clean: true, ..Effects::default() }, ..After::default() },
+            open: After {
+                effects: Effects {
+                    clean: true,
+                    ..Effects::default()
+                },
+                ..After::default()
+            },
             outstanding: 0,
             status: b'I',
             raw: 0,
@@ -107,6 +122,11 @@ impl Lease {
             request_began: now,
             cancelled: false,
             returned: false,
+            begin_ahead: false,
+            owes_sync: false,
+            expects_copy: false,
+            materialized: HashSet::new(),
+            loss: None,
         }
     }
 
@@ -122,7 +142,8 @@ impl Lease {
     fn give_back(mut self) {
         self.returned = true;
         if self.sticky.is_some() {
-            self.worker.close("a session left state behind that cannot be cleaned");
+            self.worker
+                .close("a session left state behind that cannot be cleaned");
         }
         self.pool.give_back(&self.worker, self.dirty);
     }
@@ -136,7 +157,13 @@ impl Lease {
             self.cancelled = false;
         }
         self.outstanding += 1;
-        let fresh = After { effects: Effects { clean: true, ..Effects::default() }, ..After::default() };
+        let fresh = After {
+            effects: Effects {
+                clean: true,
+                ..Effects::default()
+            },
+            ..After::default()
+        };
         self.after.push_back(std::mem::replace(&mut self.open, fresh));
     }
 
@@ -192,7 +219,10 @@ impl Session {
     /// Answers the unit at the front of the input with an error of ours.
     async fn refuse_unit(&mut self, fields: &ErrorFields) -> Result<(), Leave> {
         self.fail_open_transaction();
-        let total = match self.scan.next(&self.input, self.effective.limits.max_query_size)? {
+        let total = match self
+            .scan
+            .next(&self.input, self.effective.limits.max_query_size)?
+        {
             Some(super::Unit::Query { total } | super::Unit::Batch { total }) => total,
             _ => return self.skip_batch(fields).await,
         };
@@ -204,10 +234,16 @@ impl Session {
 
     /// A worker with this session's state on it.
     async fn acquire(&mut self, class: &Class) -> Result<Box<Lease>, Refused> {
-        let reads = matches!(class.kind, Kind::Read | Kind::KnownRead | Kind::Show(_) | Kind::CopyOut)
-            && self.transaction == Transaction::None;
+        let reads = matches!(
+            class.kind,
+            Kind::Read | Kind::KnownRead | Kind::Show(_) | Kind::CopyOut
+        ) && self.transaction == Transaction::None;
         loop {
-            let replica = if reads && self.prefers_replica(class) { self.replica_pool() } else { None };
+            let replica = if reads && self.prefers_replica(class) {
+                self.replica_pool()
+            } else {
+                None
+            };
             let pool = match replica {
                 Some(pool) => pool,
                 None => self.master_pool(true).await.map_err(|e| self.told(&e))?,
@@ -225,7 +261,8 @@ impl Session {
             self.card.since.set(Instant::now());
             let mut lease = Box::new(Lease::new(pool, worker));
             self.dress(&mut lease).await?;
-            if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None) {
+            if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
+            {
                 self.begin(&mut lease, &begin);
             }
             return Ok(lease);
@@ -278,7 +315,8 @@ impl Session {
                     return self.mourn(lease).await;
                 }
                 if !lease.pinned || lease.leave {
-                    let more = !lease.leave && frame::peek(&self.input, u32::MAX >> 1).is_ok_and(|f| f.is_some());
+                    let more =
+                        !lease.leave && frame::peek(&self.input, u32::MAX >> 1).is_ok_and(|f| f.is_some());
                     if !more {
                         lease.leave = false;
                         return Ok(());
@@ -307,13 +345,18 @@ impl Session {
                 if lease.drop + lease.raw > 0 {
                     return Ok(());
                 }
+                if std::mem::take(&mut lease.owes_sync) {
+                    self.sync_behind(lease);
+                }
                 continue;
             }
             if lease.barrier && lease.outstanding > 0 {
                 return Ok(());
             }
             lease.barrier = false;
-            let Some(header) = frame::peek(&self.input, u32::MAX >> 1).map_err(UnitError::from)? else { return Ok(()) };
+            let Some(header) = frame::peek(&self.input, u32::MAX >> 1).map_err(UnitError::from)? else {
+                return Ok(());
+            };
             let total = header.total();
             let complete = self.input.len() >= total;
             if !complete && total <= HOLD_MAX {
@@ -358,7 +401,10 @@ impl Session {
         let fields = ErrorFields::new(
             Severity::Error,
             SqlState::PROGRAM_LIMIT_EXCEEDED,
-            format!("statement of {total} bytes is larger than {}", self.effective.limits.max_query_size),
+            format!(
+                "statement of {total} bytes is larger than {}",
+                self.effective.limits.max_query_size
+            ),
         )
         .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
         let slot = self.card.slot.clone();
@@ -466,7 +512,10 @@ impl Session {
         match kind {
             Kind::Prepare(prepare) => {
                 let text = Bytes::copy_from_slice(&self.input[5..total - 1]);
-                lease.open.prepare.push((Bytes::copy_from_slice(&prepare.name), text));
+                lease
+                    .open
+                    .prepare
+                    .push((Bytes::copy_from_slice(&prepare.name), text));
                 lease.worker.foreign_prepared.set(true);
             }
             Kind::Deallocate { name: Some(name) } => lease.open.deallocate.push(Bytes::copy_from_slice(name)),
@@ -523,13 +572,15 @@ impl Session {
         };
         let slot = self.card.slot.clone();
         let names = &mut self.names;
-        lease.worker.stream(&slot, |to| translate::message(to, names, &ground, tag, &input[5..]))?;
+        lease.worker.stream(&slot, |to| {
+            translate::message(to, names, &ground, tag, &input[5..])
+        })?;
         Ok(true)
     }
 
     /// A Query or FunctionCall that is not here completely: its bytes follow as they come.
     fn stream_request(&mut self, lease: &mut Lease, tag: u8, total: usize) {
-        lease.expect(&Class::unknown());
+        lease.expect(&Class::of(Kind::Unknown));
         let n = total.min(self.input.len());
         let input = self.input.split_to(n);
         lease.raw = total - n;
@@ -540,9 +591,21 @@ impl Session {
             to.step(Step::client(if tag == b'Q' { Op::Query } else { Op::Function }));
         });
         lease.owes_sync = ahead;
-        lease.worker.finish_batch();
+        if !ahead {
+            lease.worker.finish_batch();
+        }
         self.names.request_ends();
         lease.request_starts();
+    }
+
+    /// The Sync behind a Query that BEGIN was written ahead of.
+    fn sync_behind(&mut self, lease: &mut Lease) {
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| {
+            pgnet::frontend::sync(to.out());
+            to.step(Step::nobody(Op::Sync));
+        });
+        lease.worker.finish_batch();
     }
 
     /// A Bind with large parameters: its names are put in place, the rest follows as it comes.
@@ -557,8 +620,6 @@ impl Session {
             let class = statement.class.borrow().clone();
             lease.expect(&class);
         }
-        let mut head = BytesMut::new();
-        head.extend_from_slice(&[0, 0]);
         let intern = interner(&self.thread, &lease.pool, &self.settings);
         let ground = Ground {
             session: u64::from(self.card.id),
@@ -568,14 +629,15 @@ impl Session {
         let names = &mut self.names;
         let data = &self.input[5 + begun..5 + begun + here];
         let slot = self.card.slot.clone();
-        let known = lease.worker.stream(&slot, |to| translate::bind_head(to, names, &ground, &portal, &name, left, data));
+        let known = lease.worker.stream(&slot, |to| {
+            translate::bind_head(to, names, &ground, &portal, &name, left, data)
+        });
         self.input.advance(5 + begun + here);
         if known {
             lease.raw = left - here;
         } else {
             lease.drop = left - here;
         }
-        let _ = patch_length;
         Ok(())
     }
 
@@ -657,12 +719,18 @@ impl Session {
         if idle && lease.status == b'I' {
             consider(timeouts.client_idle.map(|l| now + l), Impatience::Idle);
         } else if idle {
-            consider(timeouts.idle_in_transaction.map(|l| now + l), Impatience::IdleInTransaction);
+            consider(
+                timeouts.idle_in_transaction.map(|l| now + l),
+                Impatience::IdleInTransaction,
+            );
         } else if !lease.cancelled {
             consider(timeouts.query.map(|l| lease.request_began + l), Impatience::Query);
         }
         if lease.status != b'I' || lease.outstanding > 0 && lease.had_transaction {
-            consider(timeouts.transaction.map(|l| lease.began + l), Impatience::Transaction);
+            consider(
+                timeouts.transaction.map(|l| lease.began + l),
+                Impatience::Transaction,
+            );
         }
         soonest
     }
@@ -672,9 +740,10 @@ impl Session {
             Impatience::Write => Err(Leave::Gone),
             Impatience::Idle => Err(too_idle(SqlState::IDLE_SESSION_TIMEOUT)),
             Impatience::IdleInTransaction => Err(too_idle(SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)),
-            Impatience::Transaction => {
-                Err(Leave::fatal(SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout"))
-            }
+            Impatience::Transaction => Err(Leave::fatal(
+                SqlState::TRANSACTION_TIMEOUT,
+                "terminating connection due to transaction timeout",
+            )),
             Impatience::Query => {
                 lease.cancelled = true;
                 super::super::cancel::on_server(&lease.worker).await;
@@ -693,12 +762,22 @@ impl Session {
                 lease.had_transaction |= status != b'I';
                 lease.expects_copy &= lease.outstanding > 0;
                 self.names.settle(acks);
-                let Some(after) = lease.after.pop_front() else { return };
+                let Some(after) = lease.after.pop_front() else {
+                    return;
+                };
                 self.happened(lease, after, error);
             }
-            End::Lost { said, started, clean_cut } => {
+            End::Lost {
+                said,
+                started,
+                clean_cut,
+            } => {
                 lease.lost = true;
-                lease.loss = Some(Loss { said, started, clean_cut });
+                lease.loss = Some(Loss {
+                    said,
+                    started,
+                    clean_cut,
+                });
             }
             End::Repeat | End::Cancelled => {}
         }
@@ -738,7 +817,7 @@ impl Session {
         if !clean_cut {
             return Err(Leave::Gone);
         }
-        let in_transaction = lease.status != b'I' || lease.worker.begun();
+        let in_transaction = lease.status != b'I' || (lease.had_transaction && lease.outstanding > 0);
         let said = loss.as_ref().and_then(|l| l.said.clone());
         let mut fields = ErrorFields::new(
             Severity::Error,
@@ -757,7 +836,10 @@ impl Session {
         let waiting = lease.outstanding;
         if waiting == 0 && !open_batch {
             if lease.pinned && !in_transaction {
-                return Err(Leave::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because its server is gone"));
+                return Err(Leave::fatal(
+                    SqlState::ADMIN_SHUTDOWN,
+                    "terminating connection because its server is gone",
+                ));
             }
             if in_transaction {
                 // Nothing was asked that could be answered: the client hears of it now, and at its next statement.
@@ -768,7 +850,11 @@ impl Session {
             }
         }
         self.names.forget_asked();
-        self.transaction = if in_transaction { Transaction::Failed } else { Transaction::None };
+        self.transaction = if in_transaction {
+            Transaction::Failed
+        } else {
+            Transaction::None
+        };
         self.thread.counters.errors[0].add(1);
         for _ in 0..waiting {
             local::error(&mut self.out, &fields, self.transaction.status());
@@ -820,7 +906,9 @@ impl From<Leave> for Refused {
 /// Statements before and after which everything must be answered.
 fn needs_quiet(kind: &Kind) -> bool {
     match kind {
-        Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate { .. } | Kind::Discard(_) | Kind::Reset(_) => true,
+        Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate { .. } | Kind::Discard(_) | Kind::Reset(_) => {
+            true
+        }
         Kind::List(list) => list.prepared || list.kinds.iter().any(needs_quiet),
         _ => false,
     }
@@ -835,11 +923,15 @@ fn expects_copy(kind: &Kind) -> bool {
 }
 
 /// Longest a query of ours on a leased worker may take.
-const INTERNAL_MAX: Duration = Duration::from_secs(30);
+pub(super) const INTERNAL_MAX: Duration = Duration::from_secs(30);
 
 impl Session {
     /// Runs a query of ours on the leased worker and returns its rows.
-    pub(super) async fn internal(&mut self, lease: &mut Lease, sql: &str) -> Result<Result<Vec<Vec<Option<Bytes>>>, ErrorFields>, Leave> {
+    pub(super) async fn internal(
+        &mut self,
+        lease: &mut Lease,
+        sql: &str,
+    ) -> Result<Result<Vec<Vec<Option<Bytes>>>, ErrorFields>, Leave> {
         let rows = super::super::internal::query(&lease.worker, sql.as_bytes());
         match tokio::time::timeout(INTERNAL_MAX, rows).await {
             Ok(Ok(rows)) => Ok(Ok(rows)),

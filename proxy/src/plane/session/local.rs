@@ -41,7 +41,11 @@ pub(super) fn complete(out: &mut BytesMut, warning: Option<&ErrorFields>, tag: &
 
 /// WARNING 25P01, as for COMMIT or ROLLBACK without a transaction.
 pub(super) fn no_transaction() -> ErrorFields {
-    ErrorFields::new(Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress")
+    ErrorFields::new(
+        Severity::Warning,
+        SqlState::NO_ACTIVE_SQL_TRANSACTION,
+        "there is no transaction in progress",
+    )
 }
 
 /// ERROR 25P02, as for anything in a failed transaction.
@@ -70,7 +74,10 @@ pub(super) fn batch(
             b'B' => backend::bind_complete(out),
             b'C' => backend::close_complete(out),
             b'D' => match frontend::decode(b'D', frame.body) {
-                Ok(frontend::Message::Describe { target: frontend::Target::Statement, .. }) => {
+                Ok(frontend::Message::Describe {
+                    target: frontend::Target::Statement,
+                    ..
+                }) => {
                     backend::parameter_description(out, &[]);
                     backend::no_data(out);
                 }
@@ -92,11 +99,6 @@ pub(super) fn batch(
         }
     }
     backend::ready_for_query(out, status.byte());
-}
-
-/// Refuses a whole batch with one error.
-pub(super) fn refuse_batch(out: &mut BytesMut, fields: &ErrorFields, status: Status) {
-    error(out, fields, status);
 }
 
 #[cfg(test)]

@@ -15,11 +15,9 @@ mod state;
 mod translate;
 mod unit;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -37,8 +35,7 @@ use super::error::ServeError;
 use super::pool::Pool;
 use super::settings::Settings;
 use super::thread::{Hold, Thread};
-use super::worker::Worker;
-use crate::classify::{Class, Context, Lexing};
+use crate::classify::{Class, Context, Kind, Lexing};
 use local::Status;
 use names::Names;
 use policy::{Decision, Transaction};
@@ -93,6 +90,8 @@ struct Session {
     door: Door,
     /// Settings of the startup packet, to which RESET returns.
     startup: Rc<Settings>,
+    /// What workers are opened with for it: `startup` without the name of the application.
+    base: Rc<Settings>,
     settings: Rc<Settings>,
     names: Names,
     transaction: Transaction,
@@ -100,8 +99,6 @@ struct Session {
     pinned: Option<Box<lease::Lease>>,
     /// Pools as of a generation of the topology.
     master: Option<(u64, Rc<Pool>)>,
-    replicas: Vec<Rc<Pool>>,
-    replicas_of: u64,
     effective: Arc<Effective>,
     _seat: Option<Box<dyn std::any::Any + Send>>,
 }
@@ -134,6 +131,7 @@ impl Session {
         let effective = Arc::new(thread.config().effective(&client.database, &client.user));
         *card.application_name.borrow_mut() = startup.get("application_name").unwrap_or_default().to_owned();
         Self {
+            base: greet::base(&thread, &startup),
             thread,
             card,
             stream: client.stream,
@@ -150,27 +148,26 @@ impl Session {
             transaction: Transaction::None,
             pinned: None,
             master: None,
-            replicas: Vec::new(),
-            replicas_of: u64::MAX,
             effective,
             _seat: client.seat,
         }
-    }
-
-    fn id(&self) -> u64 {
-        u64::from(self.card.id)
     }
 
     /// Serves requests until the client leaves.
     async fn serve(&mut self) -> Result<(), Leave> {
         loop {
             if let Some(mut lease) = self.pinned.take() {
-                Box::pin(self.run_lease(&mut lease)).await.inspect_err(|_| lease.vanish())?;
+                Box::pin(self.run_lease(&mut lease))
+                    .await
+                    .inspect_err(|_| lease.vanish())?;
                 self.settle_lease(lease);
                 continue;
             }
             self.flush().await?;
-            match self.scan.next(&self.input, self.effective.limits.max_query_size)? {
+            match self
+                .scan
+                .next(&self.input, self.effective.limits.max_query_size)?
+            {
                 Some(unit) => self.handle(unit).await?,
                 None => self.wait_for_input().await?,
             }
@@ -185,14 +182,27 @@ impl Session {
                 self.thread.recycle(empty);
             }
         }
-        self.card.set_doing(if self.transaction == Transaction::None { Doing::Idle } else { Doing::InTransaction });
-        let (limit, what) = if self.transaction == Transaction::None {
-            (self.effective.timeouts.client_idle, SqlState::IDLE_SESSION_TIMEOUT)
+        self.card.set_doing(if self.transaction == Transaction::None {
+            Doing::Idle
         } else {
-            (self.effective.timeouts.idle_in_transaction, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+            Doing::InTransaction
+        });
+        let (limit, what) = if self.transaction == Transaction::None {
+            (
+                self.effective.timeouts.client_idle,
+                SqlState::IDLE_SESSION_TIMEOUT,
+            )
+        } else {
+            (
+                self.effective.timeouts.idle_in_transaction,
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            )
         };
         let read = poll_fn(|cx| {
-            if let Some(leave) = killed(&self.card, self.transaction == Transaction::None && self.input.is_empty()) {
+            if let Some(leave) = killed(
+                &self.card,
+                self.transaction == Transaction::None && self.input.is_empty(),
+            ) {
                 return Poll::Ready(Err(leave));
             }
             io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx)
@@ -223,7 +233,10 @@ impl Session {
                 let fields = ErrorFields::new(
                     Severity::Error,
                     SqlState::PROGRAM_LIMIT_EXCEEDED,
-                    format!("statement of {total} bytes is larger than {}", self.effective.limits.max_query_size),
+                    format!(
+                        "statement of {total} bytes is larger than {}",
+                        self.effective.limits.max_query_size
+                    ),
                 )
                 .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
                 self.discard(total).await?;
@@ -239,16 +252,26 @@ impl Session {
             Unit::Query { total } => {
                 let class = self.classify(&self.input[5..total - 1]);
                 self.names.drop_unnamed();
-                let decision = policy::query(&class, &self.transaction, self.mode(), self.thread.config().defer_begin);
+                let decision = policy::query(
+                    &class,
+                    &self.transaction,
+                    self.mode(),
+                    self.thread.config().defer_begin,
+                );
                 self.carry_out(decision, unit, total, &class).await
             }
             Unit::Batch { total } => {
                 let batch = self.inspect(total)?;
-                let decision = policy::batch(&batch, &self.transaction, self.mode(), self.thread.config().defer_begin);
+                let decision = policy::batch(
+                    &batch,
+                    &self.transaction,
+                    self.mode(),
+                    self.thread.config().defer_begin,
+                );
                 self.carry_out(decision, unit, total, &batch.class).await
             }
             Unit::Stream => {
-                let class = Class::unknown();
+                let class = Class::of(Kind::Unknown);
                 if self.transaction == Transaction::Failed {
                     let fields = local::in_failed_transaction();
                     return self.skip_batch(&fields).await;
@@ -258,13 +281,24 @@ impl Session {
         }
     }
 
-    async fn carry_out(&mut self, decision: Decision, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
+    async fn carry_out(
+        &mut self,
+        decision: Decision,
+        unit: Unit,
+        total: usize,
+        class: &Class,
+    ) -> Result<(), Leave> {
         match decision {
             Decision::Local(answer) => {
                 self.thread.counters.requests_local.add(1);
                 let input = self.input.split_to(total);
                 self.scan.taken();
-                answer.write(&mut self.out, &input, matches!(unit, Unit::Batch { .. }), &mut self.transaction);
+                answer.write(
+                    &mut self.out,
+                    &input,
+                    matches!(unit, Unit::Batch { .. }),
+                    &mut self.transaction,
+                );
                 Ok(())
             }
             Decision::Refuse(fields, then) => {
@@ -276,7 +310,9 @@ impl Session {
                 Ok(())
             }
             // A client that sends ahead gets a worker for itself until its pipeline is empty.
-            Decision::Shared if self.input.len() > total && self.scan_behind(total) => self.lease_for(class).await,
+            Decision::Shared if self.input.len() > total && self.scan_behind(total) => {
+                self.lease_for(class).await
+            }
             Decision::Shared => self.run_shared(unit, total, class).await,
             Decision::Lease => self.lease_for(class).await,
         }
@@ -301,7 +337,11 @@ impl Session {
             catalog: catalog.as_deref(),
             role: self.settings.get("role").unwrap_or(&self.user),
             search_path: self.settings.get("search_path").unwrap_or("\"$user\", public"),
-            lexing: if self.settings.unsafe_lexing() { Lexing::Unsafe } else { Lexing::Standard },
+            lexing: if self.settings.unsafe_lexing() {
+                Lexing::Unsafe
+            } else {
+                Lexing::Standard
+            },
         };
         self.thread.classifier.borrow_mut().classify(sql, &context)
     }
@@ -330,7 +370,9 @@ impl Session {
                 }
                 let topology = self.thread.topology();
                 if let Some(server) = &topology.master {
-                    let pool = self.thread.pool(server, &self.database, &self.user, &self.credential);
+                    let pool = self
+                        .thread
+                        .pool(server, &self.database, &self.user, &self.credential);
                     self.enter(generation, pool.clone());
                     return Ok(pool);
                 }
@@ -346,7 +388,9 @@ impl Session {
                 return Err(Rc::new(ServeError::NoServer { waited }));
             }
             let changed = self.thread.changed.notified();
-            let step = limit.map_or(std::time::Duration::from_millis(200), |l| (l - waited).min(std::time::Duration::from_millis(200)));
+            let step = limit.map_or(std::time::Duration::from_millis(200), |l| {
+                (l - waited).min(std::time::Duration::from_millis(200))
+            });
             let _ = tokio::time::timeout(step, changed).await;
         }
     }
@@ -374,21 +418,29 @@ impl Session {
             point = point.saturating_sub(r.weight);
             here
         })?;
-        let is_master = topology.master.as_ref().is_some_and(|m| m.name == chosen.server.name);
+        let is_master = topology
+            .master
+            .as_ref()
+            .is_some_and(|m| m.name == chosen.server.name);
         if is_master && !self.thread.is_open(&self.database, false) {
             return None;
         }
-        Some(self.thread.pool(&chosen.server, &self.database, &self.user, &self.credential))
+        Some(
+            self.thread
+                .pool(&chosen.server, &self.database, &self.user, &self.credential),
+        )
     }
 
     /// Whether a read goes to a replica: by hint, by door.
     fn prefers_replica(&self, class: &Class) -> bool {
         use crds::ReadSplit;
         let split = self.thread.config().routing.read_split;
-        if split == ReadSplit::Off || class.hints.master() {
+        if split == ReadSplit::Off || class.hints.master {
             return false;
         }
-        self.door == Door::ReadOnly || class.hints.replica() || (split == ReadSplit::Auto && class.is_known_read())
+        self.door == Door::ReadOnly
+            || class.hints.replica
+            || (split == ReadSplit::Auto && class.is_known_read())
     }
 
     /// The session ends: tells the client if there is something to tell, gives back what it holds.
@@ -434,14 +486,15 @@ fn too_idle(code: SqlState) -> Leave {
 }
 
 /// What a worker is asked for.
-fn asker<'a>(card: &'a Card, settings: &'a Rc<Settings>, startup: &'a Rc<Settings>) -> super::pool::Asker<'a> {
-    super::pool::Asker { session: u64::from(card.id), settings, startup, cancelled: &card.cancelled }
+fn asker<'a>(
+    card: &'a Card,
+    settings: &'a Rc<Settings>,
+    startup: &'a Rc<Settings>,
+) -> super::pool::Asker<'a> {
+    super::pool::Asker {
+        session: u64::from(card.id),
+        settings,
+        startup,
+        cancelled: &card.cancelled,
+    }
 }
-
-/// Whether the proxy is going away.
-fn draining(thread: &Thread) -> bool {
-    thread.shared.draining.load(Relaxed)
-}
-
-/// Used by the parts of a session.
-type CancelFlag = Cell<bool>;

@@ -76,7 +76,9 @@ impl Names {
 
     /// The oldest request has ended; the server acknowledged its first `acks` changes.
     pub(super) fn settle(&mut self, acks: u32) {
-        let Some(changes) = self.asked.pop_front() else { return };
+        let Some(changes) = self.asked.pop_front() else {
+            return;
+        };
         for change in changes.into_iter().take(acks as usize) {
             match change {
                 Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
@@ -104,7 +106,12 @@ impl Names {
 
     /// SQL `PREPARE` succeeded.
     pub(super) fn define_sql(&mut self, name: &[u8], text: &[u8]) {
-        self.sql.insert(Bytes::copy_from_slice(name), SqlPrepared { text: Bytes::copy_from_slice(text) });
+        self.sql.insert(
+            Bytes::copy_from_slice(name),
+            SqlPrepared {
+                text: Bytes::copy_from_slice(text),
+            },
+        );
     }
 
     /// What SQL `PREPARE` made under this name.
@@ -127,10 +134,5 @@ impl Names {
     pub(super) fn deallocate_all(&mut self) {
         self.named.clear();
         self.sql.clear();
-    }
-
-    /// Names made by SQL `PREPARE`.
-    pub(super) fn sql_names(&self) -> impl Iterator<Item = &Bytes> {
-        self.sql.keys()
     }
 }

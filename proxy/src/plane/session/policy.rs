@@ -50,7 +50,13 @@ pub(super) enum Answer {
 
 impl Answer {
     /// Writes the answer and moves the transaction on. `input` is the request, `is_batch` its protocol.
-    pub(super) fn write(&self, out: &mut BytesMut, input: &[u8], is_batch: bool, transaction: &mut Transaction) {
+    pub(super) fn write(
+        &self,
+        out: &mut BytesMut,
+        input: &[u8],
+        is_batch: bool,
+        transaction: &mut Transaction,
+    ) {
         let warning = local::no_transaction();
         let failed = local::in_failed_transaction();
         let (outcome, next): (Result<(Option<&ErrorFields>, &str), &ErrorFields>, Transaction) = match self {
@@ -63,7 +69,10 @@ impl Answer {
                 pgnet::backend::ready_for_query(out, transaction.status().byte());
                 return;
             }
-            Self::Begin => (Ok((None, "BEGIN")), Transaction::Deferred(Bytes::from_static(b"BEGIN"))),
+            Self::Begin => (
+                Ok((None, "BEGIN")),
+                Transaction::Deferred(Bytes::from_static(b"BEGIN")),
+            ),
             Self::Commit => (Ok((None, "COMMIT")), Transaction::None),
             Self::Rollback => (Ok((None, "ROLLBACK")), Transaction::None),
             Self::NoTransaction(tag) => (Ok((Some(&warning), tag)), Transaction::None),
@@ -133,7 +142,11 @@ pub(super) fn batch(batch: &Batch, transaction: &Transaction, mode: PoolMode, de
         return decision;
     }
     if *transaction == Transaction::Failed {
-        return if batch.executes_nothing { Decision::Lease } else { Decision::Local(Answer::Failed) };
+        return if batch.executes_nothing {
+            Decision::Lease
+        } else {
+            Decision::Local(Answer::Failed)
+        };
     }
     if let Some(decision) = mode_check(&batch.class, mode) {
         return decision;
@@ -142,7 +155,11 @@ pub(super) fn batch(batch: &Batch, transaction: &Transaction, mode: PoolMode, de
         return Decision::Lease;
     }
     if batch.executes_nothing {
-        return if matches!(transaction, Transaction::None) { Decision::Shared } else { Decision::Lease };
+        return if matches!(transaction, Transaction::None) {
+            Decision::Shared
+        } else {
+            Decision::Lease
+        };
     }
     run(&batch.class, transaction)
 }
@@ -154,9 +171,13 @@ fn verb(class: &Class, transaction: &Transaction, mode: PoolMode, defer: bool) -
         (Kind::Rollback { chain: false }, Transaction::None) => Answer::NoTransaction("ROLLBACK"),
         (Kind::Commit { chain: false }, Transaction::Deferred(_)) => Answer::Commit,
         (Kind::Rollback { chain: false }, Transaction::Deferred(_)) => Answer::Rollback,
-        (Kind::Commit { chain: false } | Kind::Rollback { chain: false }, Transaction::Failed) => Answer::Rollback,
+        (Kind::Commit { chain: false } | Kind::Rollback { chain: false }, Transaction::Failed) => {
+            Answer::Rollback
+        }
         (_, Transaction::Failed) => Answer::Failed,
-        (Kind::Begin { plain: true, .. }, Transaction::None) if defer && mode != PoolMode::Statement => Answer::Begin,
+        (Kind::Begin { plain: true, .. }, Transaction::None) if defer && mode != PoolMode::Statement => {
+            Answer::Begin
+        }
         _ => return None,
     };
     Some(Decision::Local(answer))
@@ -205,12 +226,18 @@ pub(super) fn state_that_cannot_move(class: &Class) -> Option<&'static str> {
     [
         (touches.intersects(Touches::LISTEN), "LISTEN"),
         (temp, "a temporary table"),
-        (touches.intersects(Touches::ADVISORY_LOCK), "a session-level advisory lock"),
+        (
+            touches.intersects(Touches::ADVISORY_LOCK),
+            "a session-level advisory lock",
+        ),
         (touches.intersects(Touches::HOLD_CURSOR), "a cursor WITH HOLD"),
         (touches.intersects(Touches::LOAD), "LOAD"),
         (touches.intersects(Touches::SETSEED), "setseed"),
         (touches.intersects(Touches::DBLINK), "a dblink connection"),
-        (touches.intersects(Touches::REPLICATION_ORIGIN), "a replication origin"),
+        (
+            touches.intersects(Touches::REPLICATION_ORIGIN),
+            "a replication origin",
+        ),
         (touches.intersects(Touches::BACKUP), "a base backup"),
         (touches.intersects(Touches::SLOT), "a temporary slot or snapshot"),
     ]

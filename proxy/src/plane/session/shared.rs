@@ -22,7 +22,7 @@ use super::policy::Batch;
 use super::translate::{self, Ground};
 use super::unit::Unit;
 use super::{Leave, Session, asker, local};
-use crate::classify::{Class, Kind};
+use crate::classify::{Class, Kind, list};
 
 /// Times a read is run again before its client is told.
 const REPEATS_MAX: u32 = 5;
@@ -107,7 +107,11 @@ impl Session {
     /// A worker that takes this read: of a replica where that is wanted and one is healthy, else of the master.
     async fn find_shared(&mut self, class: &Class) -> Result<(Rc<Pool>, Rc<Worker>), Rc<ServeError>> {
         loop {
-            let replica = if self.prefers_replica(class) { self.replica_pool() } else { None };
+            let replica = if self.prefers_replica(class) {
+                self.replica_pool()
+            } else {
+                None
+            };
             let pool = match replica {
                 Some(pool) => pool,
                 None => self.master_pool(false).await?,
@@ -116,7 +120,9 @@ impl Session {
                 return Ok((pool, worker));
             }
             self.card.set_doing(Doing::Waiting);
-            let share = pool.share(&asker(&self.card, &self.settings, &self.startup), class.shape).await;
+            let share = pool
+                .share(&asker(&self.card, &self.settings, &self.base), class.shape)
+                .await;
             match share {
                 Ok(worker) => {
                     worker.tickets.set(worker.tickets.get() - 1);
@@ -132,7 +138,14 @@ impl Session {
     }
 
     /// Puts the request into the worker's queue.
-    fn submit(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
+    fn submit(
+        &mut self,
+        pool: &Rc<Pool>,
+        worker: &Rc<Worker>,
+        unit: Unit,
+        total: usize,
+        class: &Class,
+    ) -> Result<(), Leave> {
         let difference = self.settings.difference(&worker.base);
         let expected = pool.expected(class.shape);
         worker.state.set(State::Shared);
@@ -149,40 +162,41 @@ impl Session {
             prepared_max: self.effective.limits.max_prepared_statements,
             intern: &intern,
         };
-        worker.enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
-            if let Difference::Set(set) = &difference {
-                prefix(to, pool, set, ground.prepared_max);
-            }
-            match unit {
-                Unit::Query { .. } => {
-                    to.out().extend_from_slice(input);
-                    to.step(Step::client(Op::Query));
-                    if matches!(difference, Difference::Set(_)) {
-                        pgnet::frontend::sync(to.out());
-                        to.step(Step::nobody(Op::Sync));
-                    }
-                    Ok(())
+        worker
+            .enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
+                if let Difference::Set(set) = &difference {
+                    prefix(to, pool, set, ground.prepared_max);
                 }
-                _ => {
-                    let mut rest = input;
-                    while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
-                        rest = behind;
-                        if frame.tag == b'S' {
+                match unit {
+                    Unit::Query { .. } => {
+                        to.out().extend_from_slice(input);
+                        to.step(Step::client(Op::Query));
+                        if matches!(difference, Difference::Set(_)) {
                             pgnet::frontend::sync(to.out());
-                            to.step(Step::client(Op::Sync));
-                        } else {
-                            translate::message(to, names, &ground, frame.tag, frame.body)?;
+                            to.step(Step::nobody(Op::Sync));
                         }
+                        Ok(())
                     }
-                    names.request_ends();
-                    Ok(())
+                    _ => {
+                        let mut rest = input;
+                        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+                            rest = behind;
+                            if frame.tag == b'S' {
+                                pgnet::frontend::sync(to.out());
+                                to.step(Step::client(Op::Sync));
+                            } else {
+                                translate::message(to, names, &ground, frame.tag, frame.body)?;
+                            }
+                        }
+                        names.request_ends();
+                        Ok(())
+                    }
                 }
-            }
-        })
-        .map_err(|malformed: translate::Malformed| {
-            worker.close("a client's message was malformed");
-            Leave::from(malformed)
-        })?;
+            })
+            .map_err(|malformed: translate::Malformed| {
+                worker.close("a client's message was malformed");
+                Leave::from(malformed)
+            })?;
         if matches!(unit, Unit::Query { .. }) {
             self.names.request_ends();
         }
@@ -197,7 +211,11 @@ impl Session {
         let slot = self.card.slot.clone();
         let mut ended = None;
         let mut stuck: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
-        let limit = self.effective.timeouts.client_write.unwrap_or(Duration::from_secs(3600));
+        let limit = self
+            .effective
+            .timeouts
+            .client_write
+            .unwrap_or(Duration::from_secs(3600));
         let result = poll_fn(|cx| {
             loop {
                 let delivered = self.poll_deliver(cx);
@@ -258,7 +276,11 @@ impl Session {
                 }
                 b'B' => {
                     let (portal, name, _) = translate::bind_parts(frame.body)?;
-                    let class = parsed.iter().rev().find(|(n, _)| *n == name).map(|(_, c)| c.clone());
+                    let class = parsed
+                        .iter()
+                        .rev()
+                        .find(|(n, _)| *n == name)
+                        .map(|(_, c)| c.clone());
                     let class = class.or_else(|| self.names.get(name).map(|s| self.class_of(&s)));
                     portals.push((portal, class));
                 }
@@ -280,10 +302,10 @@ impl Session {
             }
         }
         let mut class = match executed.as_slice() {
-            [] => Class::unknown(),
+            [] => Class::of(Kind::Unknown),
             [one] => (**one).clone(),
             many if many.iter().all(|c| c.is_known_read()) => (*many[0]).clone(),
-            many => Class::combined(many.iter().map(|c| &**c)),
+            many => list::summed(many.iter().map(|c| (**c).clone()).collect()),
         };
         class.shape = shape;
         Ok(Batch {
@@ -324,9 +346,16 @@ pub(super) fn interner<'a>(
                 catalog: catalog.as_deref(),
                 role: settings.get("role").unwrap_or(&pool.user),
                 search_path: settings.get("search_path").unwrap_or("\"$user\", public"),
-                lexing: if settings.unsafe_lexing() { crate::classify::Lexing::Unsafe } else { crate::classify::Lexing::Standard },
+                lexing: if settings.unsafe_lexing() {
+                    crate::classify::Lexing::Unsafe
+                } else {
+                    crate::classify::Lexing::Standard
+                },
             };
-            (Rc::new(thread.classifier.borrow_mut().classify(text, &context)), thread.catalogs.generation(&pool.database))
+            (
+                Rc::new(thread.classifier.borrow_mut().classify(text, &context)),
+                thread.catalogs.generation(&pool.database),
+            )
         })
     }
 }

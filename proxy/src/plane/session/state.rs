@@ -23,7 +23,12 @@ const PIN_NAMES: [&str; 4] = ["listen", "advisory lock", "hold cursor", "tempora
 impl Session {
     /// Makes the worker this session's: its settings are set and confirmed before any statement of it is sent.
     pub(super) async fn dress(&mut self, lease: &mut Lease) -> Result<(), Refused> {
-        if lease.worker.sequences_of.get().is_some_and(|owner| owner != u64::from(self.card.id)) {
+        if lease
+            .worker
+            .sequences_of
+            .get()
+            .is_some_and(|owner| owner != u64::from(self.card.id))
+        {
             lease.worker.sequences_of.set(None);
             self.confirmed(lease, "DISCARD SEQUENCES").await?;
         }
@@ -34,10 +39,15 @@ impl Session {
             let calls: Vec<String> = set
                 .iter()
                 .map(|(name, value)| {
-                    format!("pg_catalog.set_config({}, {}, false)", quote::literal(name), quote::literal(value))
+                    format!(
+                        "pg_catalog.set_config({}, {}, false)",
+                        quote::literal(name),
+                        quote::literal(value)
+                    )
                 })
                 .collect();
-            self.confirmed(lease, &format!("select {}", calls.join(", "))).await?;
+            self.confirmed(lease, &format!("select {}", calls.join(", ")))
+                .await?;
         }
         Ok(())
     }
@@ -66,7 +76,13 @@ impl Session {
             let mut reasons: Vec<&'static str> = Vec::new();
             if let Ok(rows) = self.internal(lease, PINS).await? {
                 let counts = rows.first().map(Vec::as_slice).unwrap_or_default();
-                reasons.extend(PIN_NAMES.iter().zip(counts).filter(|(_, n)| n.as_deref() != Some(b"0")).map(|(why, _)| *why));
+                reasons.extend(
+                    PIN_NAMES
+                        .iter()
+                        .zip(counts)
+                        .filter(|(_, n)| n.as_deref() != Some(b"0"))
+                        .map(|(why, _)| *why),
+                );
             }
             reasons.extend(lease.sticky);
             lease.dirty |= !reasons.is_empty();
@@ -103,10 +119,14 @@ impl Session {
                  from pg_catalog.pg_settings where source = 'session'"
             );
         }
-        let Ok(rows) = self.internal(lease, &sql).await? else { return Ok(()) };
+        let Ok(rows) = self.internal(lease, &sql).await? else {
+            return Ok(());
+        };
         let mut changes: Vec<(String, Option<String>)> = Vec::new();
         for row in rows {
-            let [Some(name), value, source] = row.as_slice() else { continue };
+            let [Some(name), value, source] = row.as_slice() else {
+                continue;
+            };
             let name = String::from_utf8_lossy(name).into_owned();
             let value = value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned());
             let session = source.as_deref() == Some(b"session");
@@ -116,10 +136,19 @@ impl Session {
                 name if name.contains('.') => value.is_some(),
                 _ => session,
             };
-            let value = if keep { value } else { self.startup.get(&name).map(str::to_owned) };
+            let value = if keep {
+                value
+            } else {
+                self.startup.get(&name).map(str::to_owned)
+            };
             changes.push((name, value));
         }
-        lease.worker.note_custom(changes.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| n.as_str()));
+        lease.worker.note_custom(
+            changes
+                .iter()
+                .filter(|(_, v)| v.is_some())
+                .map(|(n, _)| n.as_str()),
+        );
         self.settings = self.thread.settings.with(&self.settings, changes);
         let name = self.settings.get("application_name").unwrap_or_default();
         name.clone_into(&mut self.card.application_name.borrow_mut());
@@ -143,7 +172,10 @@ impl Session {
                 lease.worker.foreign_prepared.set(true);
                 lease.dirty = true;
                 let parsed = super::super::internal::parse(&lease.worker, &name, &statement.key);
-                if tokio::time::timeout(super::lease::INTERNAL_MAX, parsed).await.is_err() {
+                if tokio::time::timeout(super::lease::INTERNAL_MAX, parsed)
+                    .await
+                    .is_err()
+                {
                     lease.lost = true;
                 }
             } else {

@@ -36,7 +36,10 @@ fn cstring(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 pub(super) fn parse_parts(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
     let (name, rest) = cstring(body)?;
     let (text, types) = cstring(rest)?;
-    let count = types.get(..2).map(|c| usize::from(u16::from_be_bytes([c[0], c[1]]))).ok_or(Malformed)?;
+    let count = types
+        .get(..2)
+        .map(|c| usize::from(u16::from_be_bytes([c[0], c[1]])))
+        .ok_or(Malformed)?;
     if types.len() != 2 + 4 * count {
         return Err(Malformed);
     }
@@ -63,7 +66,11 @@ pub(super) fn target_parts(body: &[u8]) -> Result<(u8, &[u8]), Malformed> {
 /// The portal of an Execute.
 pub(super) fn execute_portal(body: &[u8]) -> Result<&[u8], Malformed> {
     let (portal, rest) = cstring(body)?;
-    if rest.len() == 4 { Ok(portal) } else { Err(Malformed) }
+    if rest.len() == 4 {
+        Ok(portal)
+    } else {
+        Err(Malformed)
+    }
 }
 
 /// Writes one message of a batch, other than Sync and Flush, for a worker.
@@ -126,7 +133,12 @@ pub(super) fn message(
     }
 }
 
-fn parse(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, body: &[u8]) -> Result<(), Malformed> {
+fn parse(
+    to: &mut Composer<'_>,
+    names: &mut Names,
+    ground: &Ground<'_>,
+    body: &[u8],
+) -> Result<(), Malformed> {
     let (name, text, types) = parse_parts(body)?;
     if names.is_taken(name) {
         fail(
@@ -134,7 +146,10 @@ fn parse(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, body: &[
             ErrorFields::new(
                 Severity::Error,
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name)),
+                format!(
+                    "prepared statement \"{}\" already exists",
+                    String::from_utf8_lossy(name)
+                ),
             ),
         );
         return Ok(());
@@ -185,11 +200,42 @@ fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, na
     Some(String::new())
 }
 
+/// The beginning of a Bind whose parameters follow as they come: `left` bytes in all, of which `data` is here. False: the client
+/// has no such statement, and the rest is to be dropped.
+pub(super) fn bind_head(
+    to: &mut Composer<'_>,
+    names: &mut Names,
+    ground: &Ground<'_>,
+    portal: &[u8],
+    name: &[u8],
+    left: usize,
+    data: &[u8],
+) -> bool {
+    let Some(server_name) = ready_statement(to, names, ground, name) else {
+        fail(to, missing(name));
+        return false;
+    };
+    let length = 4 + portal.len() + 1 + server_name.len() + 1 + left;
+    let out = to.out();
+    out.put_u8(b'B');
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    out.extend_from_slice(portal);
+    out.put_u8(0);
+    out.extend_from_slice(server_name.as_bytes());
+    out.put_u8(0);
+    out.extend_from_slice(data);
+    to.step(Step::client(Op::Bind));
+    true
+}
+
 fn missing(name: &[u8]) -> ErrorFields {
     let message = if name.is_empty() {
         "unnamed prepared statement does not exist".to_owned()
     } else {
-        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+        format!(
+            "prepared statement \"{}\" does not exist",
+            String::from_utf8_lossy(name)
+        )
     };
     ErrorFields::new(Severity::Error, SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }

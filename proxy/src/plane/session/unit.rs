@@ -52,27 +52,41 @@ impl Scan {
     pub(super) fn next(&mut self, input: &[u8], query_max: usize) -> Result<Option<Unit>, UnitError> {
         loop {
             let rest = &input[self.offset..];
-            let Some(header) = frame::peek(rest, FRAME_MAX)? else { return Ok(self.held(input.len())) };
+            let Some(header) = frame::peek(rest, FRAME_MAX)? else {
+                return Ok(self.held(input.len()));
+            };
             let total = header.total();
             let first = self.offset == 0;
-            let known = matches!(header.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f');
+            let known = matches!(
+                header.tag,
+                b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f'
+            );
             if !known {
                 return Err(UnitError::Tag(header.tag));
             }
             if matches!(header.tag, b'Q' | b'P') && total > query_max && first {
-                return Ok(Some(Unit::TooLarge { tag: header.tag, total }));
+                return Ok(Some(Unit::TooLarge {
+                    tag: header.tag,
+                    total,
+                }));
             }
             if first && header.tag == b'X' {
                 return Ok(Some(Unit::Terminate));
             }
-            if matches!(header.tag, b'H' | b'F') || (!first && matches!(header.tag, b'Q' | b'X' | b'd' | b'c' | b'f')) {
+            if matches!(header.tag, b'H' | b'F')
+                || (!first && matches!(header.tag, b'Q' | b'X' | b'd' | b'c' | b'f'))
+            {
                 return Ok(Some(Unit::Stream));
             }
             if matches!(header.tag, b'd' | b'c' | b'f') {
                 return Ok((rest.len() >= total || total > HOLD_MAX).then_some(Unit::Stray { total }));
             }
             if rest.len() < total {
-                return Ok(if self.offset + total > HOLD_MAX { Some(Unit::Stream) } else { None });
+                return Ok(if self.offset + total > HOLD_MAX {
+                    Some(Unit::Stream)
+                } else {
+                    None
+                });
             }
             if header.tag == b'Q' {
                 return Ok(Some(Unit::Query { total }));
@@ -119,7 +133,11 @@ mod tests {
         for cut in 0..batch.len() {
             let mut scan = Scan::default();
             assert_eq!(scan.next(&input[..cut], 1 << 20), Ok(None), "cut at byte {cut}");
-            assert_eq!(scan.next(&input, 1 << 20), Ok(Some(Unit::Batch { total: batch.len() })), "cut at byte {cut}");
+            assert_eq!(
+                scan.next(&input, 1 << 20),
+                Ok(Some(Unit::Batch { total: batch.len() })),
+                "cut at byte {cut}"
+            );
         }
     }
 
@@ -131,21 +149,37 @@ mod tests {
         });
         assert_eq!(Scan::default().next(&flush, 1 << 20), Ok(Some(Unit::Stream)));
         let large = bytes(|b| frontend::query(b, &vec![b' '; HOLD_MAX]));
-        assert_eq!(Scan::default().next(&large[..100], 1 << 30), Ok(Some(Unit::Stream)));
+        assert_eq!(
+            Scan::default().next(&large[..100], 1 << 30),
+            Ok(Some(Unit::Stream))
+        );
     }
 
     #[test]
     fn a_query_over_the_limit_is_known_by_its_length_alone() {
         let large = bytes(|b| frontend::query(b, &[b' '; 2000]));
-        assert_eq!(Scan::default().next(&large[..5], 1000), Ok(Some(Unit::TooLarge { tag: b'Q', total: large.len() })));
+        assert_eq!(
+            Scan::default().next(&large[..5], 1000),
+            Ok(Some(Unit::TooLarge {
+                tag: b'Q',
+                total: large.len()
+            }))
+        );
     }
 
     #[test]
     fn what_no_client_may_send_is_an_error() {
         for tag in 0..=255u8 {
             let known = b"QPBDECSHFXdcf".contains(&tag);
-            assert_eq!(Scan::default().next(&[tag, 0, 0, 0, 4], 1000).is_ok(), known, "{tag}");
+            assert_eq!(
+                Scan::default().next(&[tag, 0, 0, 0, 4], 1000).is_ok(),
+                known,
+                "{tag}"
+            );
         }
-        assert_eq!(Scan::default().next(&[b'Q', 0, 0, 0, 3], 1000), Err(UnitError::Length));
+        assert_eq!(
+            Scan::default().next(&[b'Q', 0, 0, 0, 3], 1000),
+            Err(UnitError::Length)
+        );
     }
 }

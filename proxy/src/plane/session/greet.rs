@@ -27,7 +27,7 @@ impl Session {
             };
             match pool.greet(&base).await {
                 Ok(greeting) => break greeting,
-                Err(error) if matches!(*error, ServeError::Moved) => {}
+                Err(error) if matches!(*error, ServeError::Moved) => tokio::task::yield_now().await,
                 Err(error) => return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal)))),
             }
         };

@@ -252,7 +252,10 @@ impl Session {
             let taken = pool.take(&asker(&self.card, &self.settings, &self.base)).await;
             let worker = match taken {
                 Ok(worker) => worker,
-                Err(error) if matches!(*error, ServeError::Moved) => continue,
+                Err(error) if matches!(*error, ServeError::Moved) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Err(error) => return Err(self.told(&error)),
             };
             worker.set_holder(Some(self.card.slot.clone()));

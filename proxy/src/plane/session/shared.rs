@@ -131,7 +131,7 @@ impl Session {
                     }
                     return Ok((pool, worker));
                 }
-                Err(error) if matches!(*error, ServeError::Moved) => {}
+                Err(error) if matches!(*error, ServeError::Moved) => tokio::task::yield_now().await,
                 Err(error) => return Err(error),
             }
         }

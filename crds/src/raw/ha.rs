@@ -77,6 +77,7 @@ impl Default for Durability {
 /// A planned switchover.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["to", "requestId"]))]
 pub struct Switchover {
     /// The server that becomes master. Required.
     #[schemars(required, length(min = 1, max = 40))]
@@ -93,6 +94,7 @@ pub struct Switchover {
 /// Goes on with a blocked failover.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["force"]))]
 pub struct Failover {
     /// status.operation.id of the blocked failover: this one and no other may lose data. Required.
     #[schemars(required, length(min = 1, max = 100))]

@@ -174,6 +174,7 @@ impl Default for Timeouts {
 /// Settings of one database.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct Database {
     /// The name clients ask for. Required, unique.
     #[schemars(required, length(min = 1, max = 63))]
@@ -203,6 +204,7 @@ pub struct Database {
 /// Settings of one user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct User {
     /// The user. Required, unique in its list.
     #[schemars(required, length(min = 1, max = 63))]

@@ -35,6 +35,7 @@ use crate::{ApplicationName, ListenGap, PoolMode, SequenceState};
 /// Deployment. Durations: 500ms, 30s, 5m, 24h; 0s = never / no limit. Sizes: 64KiB, 256MiB, 1GiB.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["master"]))]
 pub struct PgPoolSpec {
     /// The server that is master on the first start. Afterwards status.master says who is. Required.
     #[schemars(required)]

@@ -106,6 +106,7 @@ impl Default for Pdb {
 /// An autoscaler of the proxies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["minReplicas", "maxReplicas", "targetClients"]))]
 pub struct Autoscaling {
     /// At least so many, 1 to 250. Required.
     #[schemars(required, range(min = 1, max = 250))]

@@ -46,6 +46,7 @@ impl Default for Routing {
 /// Sends some reads to replicas or to the master. All that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["to"]))]
 pub struct RoutingRule {
     /// This user.
     #[schemars(length(min = 1, max = 63))]
@@ -107,6 +108,7 @@ impl Default for Cache {
 /// Where results are kept that do not fit into memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["path", "maxBytes"]))]
 pub struct CacheDisk {
     /// A folder of this proxy alone, absolute. Required.
     #[schemars(required, length(min = 1, max = 4096))]
@@ -121,6 +123,7 @@ pub struct CacheDisk {
 /// Caches some reads without a hint. All that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["ttl"]))]
 pub struct CacheRule {
     /// This user.
     #[schemars(length(min = 1, max = 63))]

@@ -8,6 +8,7 @@ use crate::ServerTlsMode;
 /// One PostgreSQL server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct Server {
     /// Its name here, in status, and in synchronous_standby_names: a-z, 0-9 and -, at most 40. Required.
     #[schemars(
@@ -62,6 +63,7 @@ impl Default for Server {
 /// A Secret with a login: user and password, or a key `uri`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct LoginSecretRef {
     /// Name of the Secret. Required.
     #[schemars(required, length(min = 1, max = 253))]
@@ -93,6 +95,7 @@ impl Default for LoginSecretRef {
 /// A key of a Secret: certificate authorities in PEM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct KeySecretRef {
     /// Name of the Secret. Required.
     #[schemars(required, length(min = 1, max = 253))]
@@ -115,6 +118,7 @@ impl Default for KeySecretRef {
 /// A Secret of type kubernetes.io/tls: a certificate chain and its private key in PEM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct TlsSecretRef {
     /// Name of the Secret. Required.
     #[schemars(required, length(min = 1, max = 253))]

@@ -51,7 +51,7 @@ pub struct Class {
     pub shape: u64,
     /// The session state that it visibly touches, whatever its kind.
     pub touches: Touches,
-    /// A transaction or savepoint verb stands somewhere in it, also in the middle of a list or inside PREPARE's neighbours.
+    /// A transaction or savepoint verb stands somewhere in it, also in the middle of a list.
     pub transaction_verbs: bool,
     /// Proven to leave nothing in the session beyond what `touches` says: needs no clean-up. Never true by guess.
     pub neutral: bool,

@@ -229,6 +229,8 @@ impl<'a> Lexer<'a> {
 
     /// A string whose opening quote stands at `quote`, with the pieces that continue it on later lines.
     fn string(&mut self, quote: usize, escapes: bool, kind: TokenKind) -> TokenKind {
+        // In bit strings two quotes are an end and a beginning.
+        let doubled = !matches!(kind, TokenKind::BitString | TokenKind::HexString);
         let mut at = quote + 1;
         loop {
             match self.sql.get(at) {
@@ -237,7 +239,7 @@ impl<'a> Lexer<'a> {
                     self.at = self.sql.len();
                     return kind;
                 }
-                Some(b'\'') if self.byte(at + 1) == b'\'' => at += 2,
+                Some(b'\'') if doubled && self.byte(at + 1) == b'\'' => at += 2,
                 Some(b'\'') => {
                     self.at = at + 1;
                     match self.continued(at + 1) {

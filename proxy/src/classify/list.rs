@@ -86,6 +86,7 @@ impl List {
 /// One class for the classes of a list's statements.
 pub(crate) fn summed(classes: Vec<Class>) -> Class {
     let mut whole = Class::of(Kind::Empty);
+    whole.statements = u32::try_from(classes.len()).unwrap_or(u32::MAX);
     whole.neutral = true;
     let mut set_config = Vec::new();
     let mut tables = super::kind::Tables::default();

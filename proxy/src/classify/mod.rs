@@ -6,9 +6,12 @@
 //! (functions, DO, triggers) is the pool's business: such requests run alone and are cleaned up after.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
 use std::sync::LazyLock;
 
+mod cache;
 pub mod catalog;
+mod facts;
 pub mod hint;
 mod kind;
 pub mod lexer;
@@ -16,10 +19,13 @@ pub mod list;
 mod scan;
 pub mod settings;
 mod statement;
+#[cfg(test)]
+mod tests;
 mod touches;
+mod verdict;
 mod words;
 
-pub use catalog::Catalog;
+pub use catalog::{CATALOG_QUERY, Catalog};
 pub use hint::{Hints, Page};
 pub use kind::{
     Class, Discard, Execute, Kind, Name, Prepare, ResetItem, Show, Span, TableName, Tables, Touches,
@@ -27,6 +33,9 @@ pub use kind::{
 pub use list::List;
 pub use settings::{Argument, SetConfig, SetItem, SetStatement};
 
+use cache::Cache;
+use catalog::SearchPath;
+use facts::Facts;
 use scan::{Scan, Statement};
 use statement::Verb;
 use words::Words;
@@ -71,11 +80,50 @@ impl Default for Limits {
     }
 }
 
+/// Queries longer than this in canonical form are not shown to the grammar.
+const PARSED_BYTES_MAX: usize = 32 * 1024;
+/// The grammar is asked so often for one text; what is left of a list is not proven.
+const PARSES_MAX: u32 = 16;
+
+/// Two keyed hashes of a canonical form.
+type Shape = (u64, u64);
+
 /// Classifies texts and remembers what it learnt by shape. One per data thread.
 #[derive(Debug)]
 pub struct Classifier {
     limits: Limits,
     scan: Scan,
+    /// What the grammar says about a shape; `None`: it refuses it.
+    facts: Cache<Shape, Option<Rc<Facts>>>,
+    /// Classes of shapes, each under one snapshot of a catalog, role and search_path.
+    classes: Cache<(Shape, Shape), Class>,
+    names: Names,
+    parses_left: u32,
+}
+
+/// The names a class depends on, as they were at the last call: they seldom change from one to the next.
+#[derive(Debug, Default)]
+struct Names {
+    generation: Option<u64>,
+    role: String,
+    search_path: String,
+    key: Shape,
+}
+
+impl Names {
+    fn key(&mut self, context: &Context<'_>) -> Shape {
+        let generation = context.catalog.map_or(0, Catalog::generation);
+        if self.generation != Some(generation)
+            || self.role != context.role
+            || self.search_path != context.search_path
+        {
+            context.role.clone_into(&mut self.role);
+            context.search_path.clone_into(&mut self.search_path);
+            self.generation = Some(generation);
+            self.key = shape(format!("{generation}\0{}\0{}", self.role, self.search_path).as_bytes());
+        }
+        self.key
+    }
 }
 
 impl Classifier {
@@ -85,7 +133,16 @@ impl Classifier {
         Self {
             limits,
             scan: Scan::default(),
+            facts: Cache::new(limits.cache_bytes / 2),
+            classes: Cache::new(limits.cache_bytes / 2),
+            names: Names::default(),
+            parses_left: 0,
         }
+    }
+
+    /// Forgets every verdict. Not needed when a catalog is replaced (verdicts belong to a snapshot), but it frees room at once.
+    pub fn forget_database(&mut self) {
+        self.classes.clear();
     }
 
     /// What `sql`, the text of a Query or Parse message without its final zero, is.
@@ -95,6 +152,7 @@ impl Classifier {
         if unreadable || sql.len() > self.limits.text_bytes {
             return Class::of(Kind::Unknown);
         }
+        self.parses_left = PARSES_MAX;
         let mut scan = std::mem::take(&mut self.scan);
         scan.run(sql, false);
         let mut class = self.scanned(sql, &scan, context);
@@ -110,58 +168,137 @@ impl Classifier {
             return Class::of(Kind::Other);
         }
         if scan.atomic {
-            return Class::of(Kind::Unknown);
+            return self
+                .atomic(sql, context)
+                .unwrap_or_else(|| Class::of(Kind::Unknown));
         }
-        let mut class = match scan.statements.as_slice() {
+        match scan.statements.as_slice() {
             [] => Class {
                 neutral: true,
+                statements: 0,
                 ..Class::of(Kind::Empty)
             },
-            [one] => {
-                let class = self.single(sql, scan, *one, context);
-                match lone_reset(&class) {
-                    Some(item) => Class {
-                        kind: Kind::Reset([item].into()),
-                        ..class
-                    },
-                    None => class,
-                }
-            }
+            [one] => self.single(sql, scan, *one, context),
             many => {
                 let classes = many
                     .iter()
                     .map(|statement| self.single(sql, scan, *statement, context))
                     .collect();
-                list::summed(classes)
+                Class {
+                    shape: shape(&scan.canonical).0,
+                    ..list::summed(classes)
+                }
             }
+        }
+    }
+
+    /// A text with an SQL-standard function body: only the grammar can tell which semicolons end statements.
+    fn atomic(&mut self, sql: &[u8], context: &Context<'_>) -> Option<Class> {
+        if sql.len() > PARSED_BYTES_MAX {
+            return None;
+        }
+        let parsed = pg_query::parse(std::str::from_utf8(sql).ok()?, 0).ok()?;
+        let mut classes = Vec::new();
+        for statement in &parsed.protobuf.stmts {
+            let start = usize::try_from(statement.stmt_location).ok()?;
+            let length = usize::try_from(statement.stmt_len).ok()?;
+            let end = if length == 0 { sql.len() } else { start + length };
+            let mut scan = Scan::default();
+            scan.run(sql.get(start..end)?, true);
+            let mut one = *scan.statements.first()?;
+            one.source = (one.source.0 + start, one.source.1 + start);
+            classes.push(self.single(sql, &scan, one, context));
+        }
+        match classes.len() {
+            1 => classes.pop(),
+            _ => Some(list::summed(classes)),
+        }
+    }
+
+    fn single(&mut self, sql: &[u8], scan: &Scan, statement: Statement, context: &Context<'_>) -> Class {
+        let canonical = scan.text(statement);
+        let words = || Words::new(sql, statement.source.0, statement.source.1);
+        let verb = Verb::of(canonical);
+        let utility = match verb {
+            Verb::Utility => Some(statement::utility(words())),
+            Verb::Explain => statement::explained(words()),
+            _ => None,
         };
-        class.statements = u32::try_from(scan.statements.len()).unwrap_or(u32::MAX);
-        class.shape = shape(&scan.canonical).0;
+        let shape = shape(canonical);
+        let mut class = match utility {
+            Some(kind) => Class {
+                touches: touches::of(canonical),
+                ..Class::of(kind)
+            },
+            None if scan.odd => unproven(canonical, verb),
+            None => self.query(canonical, shape, verb, context),
+        };
+        class.shape = shape.0;
+        if class.kind == Kind::Ddl
+            && class.touches.contains(Touches::TEMP)
+            && canonical.starts_with(b"create ")
+        {
+            class.kind = Kind::CreateTemp {
+                drops_at_commit: false,
+            };
+        }
+        finished(class, words)
+    }
+
+    /// The class of a query: as remembered, or found out and remembered.
+    fn query(&mut self, canonical: &[u8], shape: Shape, verb: Verb, context: &Context<'_>) -> Class {
+        let key = (shape, self.names.key(context));
+        if let Some(class) = self.classes.get(&key) {
+            return class;
+        }
+        if canonical == b"select pg_advisory_unlock_all ( ) " {
+            return Class {
+                touches: Touches::ADVISORY_UNLOCK_ALL,
+                neutral: true,
+                ..Class::of(Kind::Reset([ResetItem::AdvisoryUnlockAll].into()))
+            };
+        }
+        let Some(facts) = self.facts(canonical, shape) else {
+            return unproven(canonical, verb); // the budget is spent: the next time may tell more
+        };
+        let path = SearchPath::parse(context.search_path, context.role);
+        let mut class = match &facts {
+            Some(facts) => verdict::of(facts, context.catalog, path.as_ref()),
+            None => verdict::guessed(canonical, verb),
+        };
+        class.touches |= touches::of(canonical);
+        let bytes = 256 + facts.as_deref().map_or(0, Facts::bytes);
+        self.classes.put(key, class.clone(), bytes);
         class
     }
 
-    fn single(&mut self, sql: &[u8], scan: &Scan, statement: Statement, _context: &Context<'_>) -> Class {
-        let canonical = scan.text(statement);
-        let words = Words::new(sql, statement.source.0, statement.source.1);
-        let verb = Verb::of(canonical);
-        let mut class = Class::of(match verb {
-            Verb::Utility => statement::utility(words.clone()),
-            Verb::Explain => statement::explained(words.clone()).unwrap_or(Kind::Read),
-            Verb::Select => Kind::Read,
-            Verb::With | Verb::Dml => Kind::Dml { neutral: false },
-        });
-        class.touches = touches::of(canonical);
-        if canonical == b"select pg_advisory_unlock_all ( ) " {
-            class.kind = Kind::Reset([ResetItem::AdvisoryUnlockAll].into());
+    /// What the grammar says; outer `None`: it was not asked.
+    fn facts(&mut self, canonical: &[u8], shape: Shape) -> Option<Option<Rc<Facts>>> {
+        if let Some(known) = self.facts.get(&shape) {
+            return Some(known);
         }
-        finished(class, words)
+        if canonical.len() > PARSED_BYTES_MAX {
+            return Some(None);
+        }
+        self.parses_left = self.parses_left.checked_sub(1)?;
+        let facts = Facts::of(canonical).map(Rc::new);
+        let bytes = 64 + facts.as_deref().map_or(0, Facts::bytes);
+        self.facts.put(shape, facts.clone(), bytes);
+        Some(facts)
+    }
+}
+
+fn unproven(canonical: &[u8], verb: Verb) -> Class {
+    Class {
+        touches: touches::of(canonical),
+        ..verdict::guessed(canonical, verb)
     }
 }
 
 /// Adds what follows from a statement's kind.
-fn finished(mut class: Class, words: Words<'_>) -> Class {
+fn finished<'a>(mut class: Class, words: impl Fn() -> Words<'a>) -> Class {
     if class.touches.contains(Touches::SETTINGS) {
-        let calls = settings::set_config_calls(words);
+        let calls = settings::set_config_calls(words());
         if calls.is_empty() {
             class.touches = class.touches.without(Touches::SETTINGS);
         } else {
@@ -184,6 +321,7 @@ fn finished(mut class: Class, words: Words<'_>) -> Class {
         Kind::Set(set) if set.items.iter().any(|item| item.name() == Some("seed")) => Touches::SETSEED,
         _ => Touches::NONE,
     };
+    class.neutral |= matches!(class.kind, Kind::Show(_));
     class.transaction_verbs = matches!(
         class.kind,
         Kind::Begin { .. }
@@ -199,16 +337,8 @@ fn finished(mut class: Class, words: Words<'_>) -> Class {
     class
 }
 
-/// A statement that is a virtual reset even alone.
-fn lone_reset(class: &Class) -> Option<ResetItem> {
-    match &class.kind {
-        Kind::Reset(items) => items.first().copied(),
-        _ => None,
-    }
-}
-
 /// Two independent keyed hashes: nobody outside the process can make two texts meet.
-fn shape(canonical: &[u8]) -> (u64, u64) {
+fn shape(canonical: &[u8]) -> Shape {
     static KEYS: LazyLock<(RandomState, RandomState)> =
         LazyLock::new(|| (RandomState::new(), RandomState::new()));
     let hashed = |keys: &RandomState| {
@@ -217,4 +347,19 @@ fn shape(canonical: &[u8]) -> (u64, u64) {
         hasher.finish()
     };
     (hashed(&KEYS.0), hashed(&KEYS.1))
+}
+
+/// Body of a fuzz target: any bytes at all are classified without a panic, and the same way twice.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let context = Context {
+        catalog: None,
+        role: "role",
+        search_path: "public",
+        lexing: Lexing::Standard,
+    };
+    let mut classifier = Classifier::new(Limits::default());
+    let first = classifier.classify(bytes, &context);
+    let second = classifier.classify(bytes, &context);
+    debug_assert_eq!(first, second);
 }

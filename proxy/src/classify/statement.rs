@@ -278,15 +278,15 @@ fn execute(words: &mut Words<'_>, wrapped: bool) -> Option<Kind> {
 pub(crate) fn explained(mut words: Words<'_>) -> Option<Kind> {
     words.advance();
     if words.is_punct(b'(') {
-        let mut ahead = words.clone();
-        let options = ahead.parentheses();
-        let query = ["select", "values", "with", "table"].iter();
-        let inside = options.is_some()
-            && !query.clone().any(|verb| words.clone_after().is(verb))
-            && !words.clone_after().is_punct(b'(');
-        if inside {
-            words = ahead;
+        let inside = words.clone_after();
+        let query = inside.is_punct(b'(')
+            || ["select", "values", "with", "table"]
+                .iter()
+                .any(|verb| inside.is(verb));
+        if query {
+            return None;
         }
+        let _options = words.parentheses();
     } else {
         while words.take_any(&["analyze", "analyse", "verbose"]).is_some() {}
     }
@@ -406,6 +406,9 @@ fn create(words: &mut Words<'_>) -> Kind {
             drops_at_commit: drops_at_commit(words),
         };
     }
+    if let Some(execute) = created_by_execute(words) {
+        return execute;
+    }
     let _ = words.take("unique");
     let what = words.take_any(&["database", "tablespace", "subscription", "index"]);
     match what {
@@ -413,6 +416,21 @@ fn create(words: &mut Words<'_>) -> Kind {
         Some("index") | None => Kind::Ddl,
         Some(_) => Kind::NoTransactionBlock,
     }
+}
+
+/// CREATE TABLE ... AS EXECUTE name.
+fn created_by_execute(words: &Words<'_>) -> Option<Kind> {
+    let mut at = words.clone();
+    if !at.take("table") && !at.take_all(&["unlogged", "table"]) {
+        return None;
+    }
+    while !at.at_end() {
+        if at.take_all(&["as", "execute"]) {
+            return execute(&mut at, true);
+        }
+        at.advance();
+    }
+    None
 }
 
 fn drops_at_commit(words: &Words<'_>) -> bool {

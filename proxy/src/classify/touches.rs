@@ -25,6 +25,13 @@ pub(crate) fn of(canonical: &[u8]) -> Touches {
     }
 }
 
+/// Whether calling the built-in function `name` leaves nothing but what [`of`] says.
+pub(crate) fn is_visible(name: &str) -> bool {
+    !of_name(name.as_bytes())
+        .without(Touches::SHOWS_SESSION)
+        .is_empty()
+}
+
 fn of_name(name: &[u8]) -> Touches {
     match name {
         b"nextval" | b"setval" | b"currval" | b"lastval" => Touches::SEQUENCE,

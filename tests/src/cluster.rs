@@ -127,7 +127,7 @@ impl Cluster {
         let (pg_ctl, pg_rewind) = (words("pg_ctl"), words("pg_rewind"));
         script += &format!(
             "case \"$PGSTMTPOOL_ACTION\" in\n\
-             rewind) exec {pg_rewind} -D \"$data\" --source-server \"$PGSTMTPOOL_SOURCE\" ;;\n\
+             rewind) exec {pg_rewind} -D \"$data\" --source-server \"$PGSTMTPOOL_SOURCE_CONNINFO\" ;;\n\
              stop) exec {pg_ctl} stop -D \"$data\" -m fast -w -t 60 -s </dev/null ;;\n\
              *) exec {pg_ctl} \"$PGSTMTPOOL_ACTION\" -D \"$data\" -l \"$log\" -w -t 60 -s </dev/null ;;\nesac\n"
         );

@@ -39,7 +39,6 @@ fn psql_runs_scripts_copies_and_transactions() {
             "show work_mem",
             "prepare p (int) as select s from t where n = $1",
             "execute p (2)",
-            "\\gset",
             "select 'last'",
         ],
     )

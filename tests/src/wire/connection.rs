@@ -336,9 +336,15 @@ impl Connection {
             self.start = 0;
         }
         let mut chunk = [0_u8; 65_536];
-        let got = match &mut self.socket {
-            Socket::Tcp(s) => s.read(&mut chunk)?,
-            Socket::Unix(s) => s.read(&mut chunk)?,
+        let got = loop {
+            let got = match &mut self.socket {
+                Socket::Tcp(s) => s.read(&mut chunk),
+                Socket::Unix(s) => s.read(&mut chunk),
+            };
+            match got {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
         };
         if got == 0 {
             return Err(WireError::Closed);

@@ -1,4 +1,5 @@
 //! What must hold for any text: nothing panics, and what is written is read back.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! The schema that `raw` gives itself (the Kubernetes API checks it) against the checks of `PoolConfig`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use crds::raw::PgPoolSpec;
 use crds::{Identity, Place, PoolConfig};

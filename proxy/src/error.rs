@@ -13,7 +13,7 @@ pub struct Refused {
     /// What is counted.
     pub reason: Refusal,
     /// What the client is told; `None`: nothing, it is gone or does not speak our language.
-    pub answer: Option<ErrorFields>,
+    pub answer: Option<Box<ErrorFields>>,
     /// What only the log is told: never shown before authentication.
     pub detail: Option<String>,
 }
@@ -21,13 +21,17 @@ pub struct Refused {
 impl Refused {
     /// With PostgreSQL's words and its SQLSTATE.
     pub fn fatal(reason: Refusal, code: SqlState, message: impl Into<String>) -> Self {
-        Self { reason, answer: Some(ErrorFields::new(Severity::Fatal, code, message)), detail: None }
+        Self {
+            reason,
+            answer: Some(Box::new(ErrorFields::new(Severity::Fatal, code, message))),
+            detail: None,
+        }
     }
 
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: &str) -> Self {
-        self.answer = self.answer.map(|answer| answer.with_hint(hint));
+        self.answer = self.answer.map(|answer| Box::new(answer.with_hint(hint)));
         self
     }
 
@@ -45,7 +49,11 @@ impl Refused {
 
     /// The connection is closed without a word, as PostgreSQL does it.
     pub fn quiet(reason: Refusal, detail: impl Into<String>) -> Self {
-        Self { reason, answer: None, detail: Some(detail.into()) }
+        Self {
+            reason,
+            answer: None,
+            detail: Some(detail.into()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::{ClientTls, Identity, SslMode};
 pub use der::{common_name, end_point_hash};
-pub use server::ServerTls;
+pub use server::{ServerTls, TlsVersion};
 
 /// The ALPN name of the protocol, mandatory where a client starts TLS without asking (`sslnegotiation=direct`).
 pub const ALPN: &[u8] = b"postgresql";

@@ -11,6 +11,27 @@ use tokio_rustls::TlsAcceptor;
 use super::{ALPN, Identity, TlsError, certificates, end_point_hash, private_key, provider};
 use crate::stream::Stream;
 
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum TlsVersion {
+    /// 1.2, the oldest there is here.
+    #[default]
+    V1_2,
+    /// 1.3.
+    V1_3,
+}
+
+static NEWEST: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+impl TlsVersion {
+    fn and_newer(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        match self {
+            Self::V1_2 => rustls::ALL_VERSIONS,
+            Self::V1_3 => NEWEST,
+        }
+    }
+}
+
 /// Our certificate and whom we ask for one. Cheap to clone; a changed certificate is a new value.
 #[derive(Clone)]
 pub struct ServerTls {
@@ -25,11 +46,23 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`] for PEM without a usable certificate or key, and for a key of another certificate.
     pub fn new(identity: Identity<'_>, client_ca_pem: Option<&[u8]>) -> Result<Self, TlsError> {
+        Self::with_oldest(identity, client_ca_pem, TlsVersion::V1_2)
+    }
+
+    /// The same, and clients that speak nothing newer than what comes before `oldest` are turned away.
+    ///
+    /// # Errors
+    /// As [`ServerTls::new`].
+    pub fn with_oldest(
+        identity: Identity<'_>,
+        client_ca_pem: Option<&[u8]>,
+        oldest: TlsVersion,
+    ) -> Result<Self, TlsError> {
         let provider = provider();
         let chain = certificates(identity.chain_pem, "certificate")?;
         let end_point = chain.first().and_then(|cert| end_point_hash(cert)).map(Arc::from);
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(oldest.and_newer())
             .map_err(TlsError::config)?;
         let builder = match client_ca_pem {
             None => builder.with_no_client_auth(),

@@ -54,20 +54,31 @@ pub struct Doors {
 /// # Errors
 /// The first door that cannot be opened: a port that is taken, a folder that is missing, a Unix socket that is served.
 pub fn open(places: &[(Place, Door)]) -> Result<Doors, OpenError> {
-    let mut doors = Doors { listeners: Vec::new(), files: Vec::new() };
+    let mut doors = Doors {
+        listeners: Vec::new(),
+        files: Vec::new(),
+    };
     for (place, door) in places {
         match place {
             Place::Tcp { host, port } => {
-                let failed = |cause| OpenError { place: format!("{host}:{port}"), cause };
+                let failed = |cause| OpenError {
+                    place: format!("{host}:{port}"),
+                    cause,
+                };
                 for address in resolve(host, *port).map_err(failed)? {
-                    let listener = tcp(address).or_else(|error| fall_back(host, *port, error)).map_err(failed)?;
+                    let listener = tcp(address)
+                        .or_else(|error| fall_back(host, *port, error))
+                        .map_err(failed)?;
                     let bound = listener.local_addr().map_err(failed)?;
                     info!(address = %bound, door = ?door, "Listening");
                     doors.listeners.push((Listener::Tcp(listener), *door));
                 }
             }
             Place::Unix(path) => {
-                let failed = |cause| OpenError { place: path.display().to_string(), cause };
+                let failed = |cause| OpenError {
+                    place: path.display().to_string(),
+                    cause,
+                };
                 let (listener, file) = unix::listen(path, unix::CLIENTS_MODE).map_err(failed)?;
                 info!(path = %path.display(), door = ?door, "Listening");
                 doors.listeners.push((Listener::Unix(listener), *door));
@@ -86,7 +97,10 @@ fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     addresses.sort();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"));
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "the name has no address",
+        ));
     }
     Ok(addresses)
 }
@@ -121,21 +135,45 @@ mod tests {
             Listener::Tcp(listener) => listener.local_addr().ok(),
             Listener::Unix(_) => None,
         };
-        doors.listeners.iter().filter_map(|(listener, _)| address(listener)).collect()
+        doors
+            .listeners
+            .iter()
+            .filter_map(|(listener, _)| address(listener))
+            .collect()
     }
 
     #[test]
     fn a_port_that_is_taken_is_an_error_that_names_the_door() {
-        let first = open(&[(Place::Tcp { host: "127.0.0.1".into(), port: 0 }, Door::ReadWrite)]).unwrap();
+        let first = open(&[(
+            Place::Tcp {
+                host: "127.0.0.1".into(),
+                port: 0,
+            },
+            Door::ReadWrite,
+        )])
+        .unwrap();
         let port = bound(&first)[0].port();
-        let second = open(&[(Place::Tcp { host: "127.0.0.1".into(), port }, Door::ReadWrite)]);
+        let second = open(&[(
+            Place::Tcp {
+                host: "127.0.0.1".into(),
+                port,
+            },
+            Door::ReadWrite,
+        )]);
         let error = second.err().unwrap();
         assert_eq!(error.to_string(), format!("cannot listen on 127.0.0.1:{port}"));
     }
 
     #[test]
     fn an_empty_host_takes_ipv4_too() {
-        let doors = open(&[(Place::Tcp { host: String::new(), port: 0 }, Door::ReadOnly)]).unwrap();
+        let doors = open(&[(
+            Place::Tcp {
+                host: String::new(),
+                port: 0,
+            },
+            Door::ReadOnly,
+        )])
+        .unwrap();
         let port = bound(&doors)[0].port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         assert_eq!(doors.listeners[0].1, Door::ReadOnly);

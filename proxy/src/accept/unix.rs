@@ -36,14 +36,21 @@ pub(crate) fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, Socket
     let early = PathBuf::from(early);
     let _ = fs::remove_file(&early); // left by a program that had our process id
     let listener = UnixListener::bind(&early)?;
-    let named = fs::set_permissions(&early, fs::Permissions::from_mode(mode)).and_then(|()| fs::rename(&early, path));
+    let named =
+        fs::set_permissions(&early, fs::Permissions::from_mode(mode)).and_then(|()| fs::rename(&early, path));
     if let Err(error) = named {
         let _ = fs::remove_file(&early);
         return Err(error);
     }
     listener.set_nonblocking(true)?;
     let inode = fs::symlink_metadata(path)?.ino();
-    Ok((listener, SocketFile { path: path.to_owned(), inode }))
+    Ok((
+        listener,
+        SocketFile {
+            path: path.to_owned(),
+            inode,
+        },
+    ))
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -52,10 +59,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         found => found?,
     };
     if !file.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is no socket",
+        ));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another program serves this socket",
+        )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }
@@ -81,8 +94,14 @@ mod tests {
         let folder = folder();
         let path = folder.join(".s.PGSQL.6432");
         let (first, file) = listen(&path, OWNER_MODE).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, OWNER_MODE);
-        assert_eq!(listen(&path, OWNER_MODE).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            OWNER_MODE
+        );
+        assert_eq!(
+            listen(&path, OWNER_MODE).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
         std::mem::forget(file); // as after SIGKILL
         drop(first);
         assert!(path.exists());
@@ -97,7 +116,10 @@ mod tests {
         let folder = folder();
         let path = folder.join("precious");
         fs::write(&path, "data").unwrap();
-        assert_eq!(listen(&path, OWNER_MODE).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            listen(&path, OWNER_MODE).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "data");
         fs::remove_dir_all(folder).unwrap();
     }

@@ -34,7 +34,11 @@ pub struct Cli {
     pub check: bool,
 
     /// A door for clients, repeatable: ADDR:PORT, or a folder for a Unix socket
-    #[arg(long, value_name = "ADDR:PORT|/FOLDER[:PORT]", default_value = "127.0.0.1:6432")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT|/FOLDER[:PORT]",
+        default_value = "127.0.0.1:6432"
+    )]
     pub listen: Vec<Listen>,
 
     /// A door whose statements prefer replicas, repeatable
@@ -97,16 +101,23 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, BadListen> {
         if text.starts_with('/') {
             return match text.rsplit_once(':') {
-                Some((folder, port)) if !port.contains('/') => {
-                    Ok(Self::Unix { folder: folder.into(), port: socket_number(port)? })
-                }
-                _ => Ok(Self::Unix { folder: text.into(), port: DEFAULT_PORT }),
+                Some((folder, port)) if !port.contains('/') => Ok(Self::Unix {
+                    folder: folder.into(),
+                    port: socket_number(port)?,
+                }),
+                _ => Ok(Self::Unix {
+                    folder: text.into(),
+                    port: DEFAULT_PORT,
+                }),
             };
         }
         let (host, port) = text.rsplit_once(':').ok_or(BadListen)?;
         let port = port.parse().map_err(|_| BadListen)?;
         let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').filter(|inner| inner.contains(':')).ok_or(BadListen)?,
+            Some(rest) => rest
+                .strip_suffix(']')
+                .filter(|inner| inner.contains(':'))
+                .ok_or(BadListen)?,
             None if host.contains(':') => return Err(BadListen), // an IPv6 address needs its brackets
             None if host == "*" => "",
             None => host,
@@ -114,7 +125,10 @@ impl FromStr for Listen {
         if host.contains(|c: char| c.is_whitespace() || c == '/') {
             return Err(BadListen);
         }
-        Ok(Self::Tcp { host: host.to_owned(), port })
+        Ok(Self::Tcp {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -137,11 +151,17 @@ mod tests {
     use super::*;
 
     fn tcp(host: &str, port: u16) -> Option<Listen> {
-        Some(Listen::Tcp { host: host.into(), port })
+        Some(Listen::Tcp {
+            host: host.into(),
+            port,
+        })
     }
 
     fn unix(folder: &str, port: u16) -> Option<Listen> {
-        Some(Listen::Unix { folder: folder.into(), port })
+        Some(Listen::Unix {
+            folder: folder.into(),
+            port,
+        })
     }
 
     #[test]
@@ -179,15 +199,23 @@ mod tests {
 
     #[test]
     fn doors_repeat_and_replace_the_default() {
-        let cli = |args: &[&str]| Cli::try_parse_from([&["proxy", "--config", "x.yaml"], args].concat()).unwrap();
+        let cli =
+            |args: &[&str]| Cli::try_parse_from([&["proxy", "--config", "x.yaml"], args].concat()).unwrap();
         assert_eq!(cli(&[]).listen, [tcp("127.0.0.1", 6432).unwrap()]);
         let two = cli(&["--listen", "127.0.0.1:1", "--listen", "/tmp/a"]);
-        assert_eq!(two.listen, [tcp("127.0.0.1", 1).unwrap(), unix("/tmp/a", 6432).unwrap()]);
+        assert_eq!(
+            two.listen,
+            [tcp("127.0.0.1", 1).unwrap(), unix("/tmp/a", 6432).unwrap()]
+        );
     }
 
     #[test]
     fn bad_arguments_end_with_exit_code_two() {
-        for args in [&["proxy"][..], &["proxy", "--config", "x", "--id", "256"], &["proxy", "--config", "x", "--threads", "0"]] {
+        for args in [
+            &["proxy"][..],
+            &["proxy", "--config", "x", "--id", "256"],
+            &["proxy", "--config", "x", "--threads", "0"],
+        ] {
             assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
         }
     }

@@ -1,29 +1,32 @@
 //! The limit of open files: every client and every worker is one.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 /// Descriptors that are neither clients nor workers: logs, listeners, timers, look-ups.
 const OTHERS: u64 = 64;
 
 /// Raises the soft limit to the hard one, says what it is, and warns when `clients` and `workers` do not fit.
-pub fn raise_limit(clients: u64, workers: u64) {
-    let before = getrlimit(Resource::Nofile);
-    let mut now = before;
-    if before.current != before.maximum {
-        let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
-        match setrlimit(Resource::Nofile, wanted) {
-            Ok(()) => now = wanted,
-            Err(error) => warn!(%error, "The limit of open files cannot be raised"),
+pub(super) fn raise_limit(clients: u64, workers: u64) {
+    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok(limits) => limits,
+        Err(error) => return warn!(%error, "The limit of open files is not known"),
+    };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) if soft != hard => {
+            warn!(%error, "The limit of open files cannot be raised");
+            soft
         }
-    }
-    let limit = now.current;
+        Err(_) => soft,
+    };
     let needed = clients.saturating_add(workers).saturating_add(OTHERS);
-    match limit {
-        Some(limit) if limit < needed => {
-            warn!(limit, needed, "Fewer open files are allowed than limits.maxClients and workers.max may need");
-        }
-        Some(limit) => info!(limit, "Open files"),
-        None => info!("Open files are not limited"),
+    if limit < needed {
+        warn!(
+            limit,
+            needed, "Fewer open files are allowed than limits.maxClients and workers.max may need"
+        );
+    } else {
+        info!(limit, "Open files");
     }
 }

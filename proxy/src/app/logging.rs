@@ -9,9 +9,11 @@ use super::cli::LogFormat;
 /// Sends events to standard error. `RUST_LOG` chooses what is said; without it: info and worse.
 ///
 /// Under systemd the journal adds the time, so text lines leave theirs out there.
-pub fn start(format: LogFormat) {
+pub(super) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second start (tests in one process) keeps the first.
     let _ = match format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

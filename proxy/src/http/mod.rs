@@ -40,7 +40,9 @@ pub trait Report: Send + Sync + 'static {
 pub async fn serve(listener: TcpListener, report: Arc<dyn Report>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -64,21 +66,32 @@ pub async fn serve(listener: TcpListener, report: Arc<dyn Report>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, report: Arc<dyn Report>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    report: Arc<dyn Report>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, kind, text) = match request.uri().path() {
-        "/livez" | "/readyz" | "/metrics" if !read => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "GET only\n".to_owned()),
+        "/livez" | "/readyz" | "/metrics" if !read => {
+            (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "GET only\n".to_owned())
+        }
         "/livez" => health(report.live()),
         "/readyz" => health(report.ready()),
         "/metrics" => match report.metrics().await {
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
         },
-        _ => (StatusCode::NOT_FOUND, PLAIN, "/livez /readyz /metrics\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            PLAIN,
+            "/livez /readyz /metrics\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
 }
 
@@ -135,14 +148,23 @@ mod tests {
             ("GET /secret", "HTTP/1.1 404", "/livez /readyz /metrics\n"),
         ];
         for (line, status, body) in cases {
-            let answer = ask(&format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
-            assert!(answer.starts_with(status) && answer.ends_with(body), "{line}: {answer}");
+            let answer = ask(&format!(
+                "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            ))
+            .await;
+            assert!(
+                answer.starts_with(status) && answer.ends_with(body),
+                "{line}: {answer}"
+            );
         }
     }
 
     #[tokio::test]
     async fn what_is_not_http_is_turned_away() {
-        let answer = ask("\0\0\0\x08\x04\xd2\x16\x2f\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 400") || answer.is_empty(), "{answer}");
+        let answer = ask("\0\0\0\x08\x04\x7f\x16\x2f\r\n\r\n").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400") || answer.is_empty(),
+            "{answer}"
+        );
     }
 }

@@ -74,7 +74,9 @@ pub struct Edge {
 impl Edge {
     /// A login begins. `None`: so many are in progress already.
     pub fn enter(self: &Arc<Self>, max: u64) -> Option<InLogin> {
-        let entered = self.in_login.fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
+        let entered = self
+            .in_login
+            .fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1));
         entered.ok().map(|_| InLogin(Arc::clone(self)))
     }
 

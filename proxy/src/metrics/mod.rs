@@ -45,22 +45,54 @@ pub fn encode(
     workers: Workers,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    registry.register(
+        "build",
+        "The program",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
     let gauges = [
         ("epoch", "The epoch this proxy follows", facts.epoch),
-        ("open", "1: requests for the master are served, 0: they are held", u64::from(facts.open)),
-        ("master_reachable", "1: the last probe of the master was answered", u64::from(facts.master_reachable)),
-        ("master_probe_fails", "Consecutive probes of the master that failed", facts.master_fails),
+        (
+            "open",
+            "1: requests for the master are served, 0: they are held",
+            u64::from(facts.open),
+        ),
+        (
+            "master_reachable",
+            "1: the last probe of the master was answered",
+            u64::from(facts.master_reachable),
+        ),
+        (
+            "master_probe_fails",
+            "Consecutive probes of the master that failed",
+            facts.master_fails,
+        ),
         ("replicas", "Replicas that may take reads", facts.replicas),
-        ("clients_in_login", "Clients that have not logged in yet", edge.in_login()),
+        (
+            "clients_in_login",
+            "Clients that have not logged in yet",
+            edge.in_login(),
+        ),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, ConstGauge::new(value));
     }
     let counted = [
-        ("auth_lookups", "Look-ups of verifiers on the master", edge.lookups.read()),
-        ("auth_lookup_failures", "Look-ups that could not be answered", edge.lookup_failures.read()),
-        ("cancels_forwarded", "CancelRequests handed to another proxy", edge.cancels_forwarded.read()),
+        (
+            "auth_lookups",
+            "Look-ups of verifiers on the master",
+            edge.lookups.read(),
+        ),
+        (
+            "auth_lookup_failures",
+            "Look-ups that could not be answered",
+            edge.lookup_failures.read(),
+        ),
+        (
+            "cancels_forwarded",
+            "CancelRequests handed to another proxy",
+            edge.cancels_forwarded.read(),
+        ),
     ];
     for (name, help, value) in counted {
         registry.register(name, help, ConstCounter::new(value));
@@ -80,7 +112,17 @@ mod tests {
     use super::*;
 
     fn scrape(edge: &Edge, counters: &[Arc<Counters>]) -> String {
-        encode(edge, Facts { epoch: 7, open: true, ..Facts::default() }, counters, Workers::default()).unwrap()
+        encode(
+            edge,
+            Facts {
+                epoch: 7,
+                open: true,
+                ..Facts::default()
+            },
+            counters,
+            Workers::default(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -91,7 +133,10 @@ mod tests {
         threads[1].errors[2].add(4);
         let text = scrape(&Edge::default(), &threads);
         assert!(text.contains("pgstmtpool_logins_total 5\n"), "{text}");
-        assert!(text.contains("pgstmtpool_errors_total{class=\"53\"} 4\n"), "{text}");
+        assert!(
+            text.contains("pgstmtpool_errors_total{class=\"53\"} 4\n"),
+            "{text}"
+        );
         assert!(text.contains("pgstmtpool_epoch 7\n"), "{text}");
     }
 

@@ -45,11 +45,16 @@ pub(super) struct Sum {
 
 impl Sum {
     pub(super) fn of(threads: &[Arc<Counters>], workers: Workers) -> Self {
-        Self { threads: threads.to_vec(), workers }
+        Self {
+            threads: threads.to_vec(),
+            workers,
+        }
     }
 
     fn sum(&self, of: impl Fn(&Counters) -> u64) -> u64 {
-        self.threads.iter().fold(0, |sum, thread| sum.wrapping_add(of(thread)))
+        self.threads
+            .iter()
+            .fold(0, |sum, thread| sum.wrapping_add(of(thread)))
     }
 
     fn histogram(
@@ -59,7 +64,10 @@ impl Sum {
         help: &str,
         of: impl Fn(&Counters) -> &Histogram,
     ) -> Result<(), std::fmt::Error> {
-        let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+        let bounds = BUCKETS_US
+            .iter()
+            .map(|us| *us as f64 / 1e6)
+            .chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .enumerate()
             .map(|(index, bound)| (bound, self.sum(|thread| of(thread).buckets[index].read())))
@@ -76,33 +84,93 @@ impl Collector for Sum {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let gauges = [
             ("clients", "Clients being served", self.sum(|c| c.clients.read())),
-            ("clients_waiting", "Requests that wait for a worker", self.sum(|c| c.waiting.read())),
+            (
+                "clients_waiting",
+                "Requests that wait for a worker",
+                self.sum(|c| c.waiting.read()),
+            ),
         ];
         for (name, help, value) in gauges {
-            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            ConstGauge::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Gauge,
+            )?)?;
         }
-        let mut family =
-            encoder.encode_descriptor("workers", "Connections to servers, by state", None, MetricType::Gauge)?;
-        let Workers { idle, shared, leased, connecting } = self.workers;
-        for (state, count) in [("idle", idle), ("shared", shared), ("leased", leased), ("connecting", connecting)] {
+        let mut family = encoder.encode_descriptor(
+            "workers",
+            "Connections to servers, by state",
+            None,
+            MetricType::Gauge,
+        )?;
+        let Workers {
+            idle,
+            shared,
+            leased,
+            connecting,
+        } = self.workers;
+        for (state, count) in [
+            ("idle", idle),
+            ("shared", shared),
+            ("leased", leased),
+            ("connecting", connecting),
+        ] {
             ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
         }
         let counted = [
             ("logins", "Clients that logged in", self.sum(|c| c.logins.read())),
-            ("repeats", "Reads that were run again elsewhere", self.sum(|c| c.repeats.read())),
-            ("server_errors", "Errors of servers that were passed on", self.sum(|c| c.server_errors.read())),
-            ("cancels", "CancelRequests that found their target", self.sum(|c| c.cancels.read())),
-            ("connects", "Connections to servers that were opened", self.sum(|c| c.connects.read())),
-            ("connect_failures", "Connections to servers that failed", self.sum(|c| c.connect_failures.read())),
-            ("misfits", "Workers closed for an answer nobody asked", self.sum(|c| c.misfits.read())),
-            ("received_bytes", "Bytes from clients", self.sum(|c| c.bytes_in.read())),
+            (
+                "repeats",
+                "Reads that were run again elsewhere",
+                self.sum(|c| c.repeats.read()),
+            ),
+            (
+                "server_errors",
+                "Errors of servers that were passed on",
+                self.sum(|c| c.server_errors.read()),
+            ),
+            (
+                "cancels",
+                "CancelRequests that found their target",
+                self.sum(|c| c.cancels.read()),
+            ),
+            (
+                "connects",
+                "Connections to servers that were opened",
+                self.sum(|c| c.connects.read()),
+            ),
+            (
+                "connect_failures",
+                "Connections to servers that failed",
+                self.sum(|c| c.connect_failures.read()),
+            ),
+            (
+                "misfits",
+                "Workers closed for an answer nobody asked",
+                self.sum(|c| c.misfits.read()),
+            ),
+            (
+                "received_bytes",
+                "Bytes from clients",
+                self.sum(|c| c.bytes_in.read()),
+            ),
             ("sent_bytes", "Bytes to clients", self.sum(|c| c.bytes_out.read())),
         ];
         for (name, help, value) in counted {
-            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
         }
-        let mut family =
-            encoder.encode_descriptor("requests", "Requests, by how they were run", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(
+            "requests",
+            "Requests, by how they were run",
+            None,
+            MetricType::Counter,
+        )?;
         let kinds = [
             ("shared", self.sum(|c| c.requests_shared.read())),
             ("leased", self.sum(|c| c.requests_leased.read())),
@@ -117,7 +185,17 @@ impl Collector for Sum {
             let count = self.sum(|c| c.errors[index].read());
             ConstCounter::new(count).encode(family.encode_family(&[("class", class)])?)?;
         }
-        self.histogram(&mut encoder, "queue_wait", "Time a request waited for a worker", |c| &c.queue_wait)?;
-        self.histogram(&mut encoder, "service", "Time from a request's start on a server to its end", |c| &c.service)
+        self.histogram(
+            &mut encoder,
+            "queue_wait",
+            "Time a request waited for a worker",
+            |c| &c.queue_wait,
+        )?;
+        self.histogram(
+            &mut encoder,
+            "service",
+            "Time from a request's start on a server to its end",
+            |c| &c.service,
+        )
     }
 }

@@ -2,7 +2,7 @@
 
 /// A command of the admin database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     /// Only spaces, comments and semicolons.
     Empty,
     /// Rows about this proxy.
@@ -21,7 +21,7 @@ pub enum Command {
 
 /// What `SHOW` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Topic {
+pub(super) enum Topic {
     /// The commands.
     Help,
     /// This program's name and version.
@@ -56,10 +56,10 @@ pub enum Shutdown {
 /// A text that is no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown command: {0}")]
-pub struct Unknown(String);
+pub(super) struct Unknown(String);
 
 /// The commands with what they do, for `SHOW HELP`.
-pub const HELP: &[(&str, &str)] = &[
+pub(super) const HELP: &[(&str, &str)] = &[
     ("SHOW HELP", "this list"),
     ("SHOW VERSION", "the version of this proxy"),
     ("SHOW POOLS", "clients, waiting requests and workers of each pool"),
@@ -72,7 +72,10 @@ pub const HELP: &[(&str, &str)] = &[
     ("PAUSE [database]", "hold new requests, let the running ones end"),
     ("RESUME [database]", "go on"),
     ("RELOAD", "read the manifest and the certificates again"),
-    ("SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]", "end at once, or drain first"),
+    (
+        "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]",
+        "end at once, or drain first",
+    ),
 ];
 
 /// How much of a text that is not known is repeated in the error.
@@ -82,11 +85,20 @@ const QUOTED_MAX: usize = 80;
 ///
 /// # Errors
 /// The first text that is no command; the ones before it are not returned: nothing of such a Query is carried out.
-pub fn parse(text: &str) -> Result<Vec<Command>, Unknown> {
+pub(super) fn parse(text: &str) -> Result<Vec<Command>, Unknown> {
     let statements = words(text);
-    let commands: Result<Vec<_>, _> =
-        statements.iter().filter(|statement| !statement.is_empty()).map(|words| one(words)).collect();
-    commands.map(|list| if list.is_empty() { vec![Command::Empty] } else { list })
+    let commands: Result<Vec<_>, _> = statements
+        .iter()
+        .filter(|statement| !statement.is_empty())
+        .map(|words| one(words))
+        .collect();
+    commands.map(|list| {
+        if list.is_empty() {
+            vec![Command::Empty]
+        } else {
+            list
+        }
+    })
 }
 
 fn one(words: &[Word]) -> Result<Command, Unknown> {
@@ -130,7 +142,11 @@ fn topic_of(word: &str) -> Option<Topic> {
 }
 
 fn unknown(words: &[Word]) -> Unknown {
-    let mut text: String = words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
+    let mut text: String = words
+        .iter()
+        .map(|word| word.text.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     if let Some((cut, _)) = text.char_indices().nth(QUOTED_MAX) {
         text.truncate(cut);
         text.push_str("...");
@@ -148,12 +164,20 @@ struct Word {
 impl Word {
     /// As a keyword: a quoted word never is one.
     fn keyword(&self) -> String {
-        if self.quoted { String::from("\"") } else { self.text.to_ascii_lowercase() }
+        if self.quoted {
+            String::from("\"")
+        } else {
+            self.text.to_ascii_lowercase()
+        }
     }
 
     /// As an identifier: folded unless it was quoted.
     fn name(&self) -> String {
-        if self.quoted { self.text.clone() } else { self.text.to_lowercase() }
+        if self.quoted {
+            self.text.clone()
+        } else {
+            self.text.to_lowercase()
+        }
     }
 }
 
@@ -162,7 +186,7 @@ fn words(text: &str) -> Vec<Vec<Word>> {
     let mut statements = vec![Vec::new()];
     let mut word: Option<Word> = None;
     let mut rest = text.chars().peekable();
-    let mut end_word = |word: &mut Option<Word>, statements: &mut Vec<Vec<Word>>| {
+    let end_word = |word: &mut Option<Word>, statements: &mut Vec<Vec<Word>>| {
         if let (Some(word), Some(statement)) = (word.take(), statements.last_mut()) {
             statement.push(word);
         }
@@ -181,7 +205,8 @@ fn words(text: &str) -> Vec<Vec<Word>> {
                 end_word(&mut word, &mut statements);
                 let mut before = '\0';
                 rest.next();
-                rest.by_ref().find(|c| std::mem::replace(&mut before, *c) == '*' && *c == '/');
+                rest.by_ref()
+                    .find(|c| std::mem::replace(&mut before, *c) == '*' && *c == '/');
             }
             '"' => {
                 let quoted = word.get_or_insert_default();
@@ -234,7 +259,15 @@ mod tests {
 
     #[test]
     fn anything_else_is_unknown() {
-        for text in ["select 1", "show", "show all tables", "\"show\" pools", "shutdown please", "pause a b", "sho\u{1F600}"] {
+        for text in [
+            "select 1",
+            "show",
+            "show all tables",
+            "\"show\" pools",
+            "shutdown please",
+            "pause a b",
+            "sho\u{1F600}",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
         let long = parse(&"x".repeat(10_000)).unwrap_err().to_string();
@@ -244,7 +277,10 @@ mod tests {
     #[test]
     fn a_query_with_an_unknown_command_is_not_begun() {
         assert_eq!(parse("PAUSE; nonsense; RESUME"), Err(Unknown("nonsense".into())));
-        assert_eq!(parse("PAUSE; RESUME"), Ok(vec![Command::Pause(None), Command::Resume(None)]));
+        assert_eq!(
+            parse("PAUSE; RESUME"),
+            Ok(vec![Command::Pause(None), Command::Resume(None)])
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use Kind::{Flag, Number, Text};
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub struct Who {
+pub(super) struct Who {
     /// The role it logged in as.
     pub user: Arc<str>,
     /// May do everything.
@@ -24,7 +24,7 @@ pub struct Who {
 
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Rows, then the tag `SHOW`.
     Rows(Vec<Vec<Value>>),
     /// Done: the tag.
@@ -34,7 +34,7 @@ pub enum Outcome {
 }
 
 /// The columns a command answers with; empty: it answers without rows.
-pub fn columns(command: &Command) -> &'static [Column] {
+pub(super) fn columns(command: &Command) -> &'static [Column] {
     let Command::Show(topic) = command else { return &[] };
     match topic {
         Topic::Help => &[("command", Text), ("description", Text)],
@@ -107,7 +107,7 @@ pub fn columns(command: &Command) -> &'static [Column] {
 ///
 /// # Errors
 /// 42501 when `who` may not.
-pub async fn run(stage: &dyn Stage, who: &Who, command: &Command) -> Result<Outcome, ErrorFields> {
+pub(super) async fn run(stage: &dyn Stage, who: &Who, command: &Command) -> Result<Outcome, Box<ErrorFields>> {
     allowed(who, command)?;
     Ok(match command {
         Command::Empty => Outcome::Empty,
@@ -133,7 +133,7 @@ pub async fn run(stage: &dyn Stage, who: &Who, command: &Command) -> Result<Outc
 }
 
 /// Every command stands here: a new one is not open to everybody by accident.
-fn allowed(who: &Who, command: &Command) -> Result<(), ErrorFields> {
+fn allowed(who: &Who, command: &Command) -> Result<(), Box<ErrorFields>> {
     let open = match command {
         Command::Empty | Command::Courtesy(_) => true,
         Command::Show(topic) => match topic {
@@ -147,8 +147,12 @@ fn allowed(who: &Who, command: &Command) -> Result<(), ErrorFields> {
     if open || who.admin {
         return Ok(());
     }
-    let denied = ErrorFields::new(Severity::Error, SqlState::INSUFFICIENT_PRIVILEGE, "permission denied");
-    Err(denied.with_hint("This command is for the user of adminSecretRef."))
+    let denied = ErrorFields::new(
+        Severity::Error,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        "permission denied",
+    );
+    Err(Box::new(denied.with_hint("This command is for the user of adminSecretRef.")))
 }
 
 macro_rules! values {
@@ -184,7 +188,11 @@ async fn rows(stage: &dyn Stage, who: &Who, topic: Topic) -> Vec<Vec<Value>> {
                 .collect()
         }
         Topic::Clients => {
-            let clients = stage.clients().await.into_iter().filter(|client| seen(&client.user));
+            let clients = stage
+                .clients()
+                .await
+                .into_iter()
+                .filter(|client| seen(&client.user));
             clients
                 .map(|client| {
                     values![
@@ -205,11 +213,20 @@ async fn rows(stage: &dyn Stage, who: &Who, topic: Topic) -> Vec<Vec<Value>> {
                 .collect()
         }
         Topic::ClientCount => {
-            let count = stage.clients().await.iter().filter(|client| seen(&client.user)).count();
+            let count = stage
+                .clients()
+                .await
+                .iter()
+                .filter(|client| seen(&client.user))
+                .count();
             vec![values![count]]
         }
         Topic::Servers => {
-            let workers = stage.servers().await.into_iter().filter(|worker| seen(&worker.user));
+            let workers = stage
+                .servers()
+                .await
+                .into_iter()
+                .filter(|worker| seen(&worker.user));
             workers
                 .map(|worker| {
                     values![
@@ -231,7 +248,14 @@ async fn rows(stage: &dyn Stage, who: &Who, topic: Topic) -> Vec<Vec<Value>> {
             let pins = stage.pins().await.into_iter().filter(|pin| seen(&pin.user));
             pins.map(|pin| {
                 let reasons = pin.reasons.join(", ");
-                values![pin.process_id, pin.user, pin.database, pin.server_process_id, reasons, pin.age]
+                values![
+                    pin.process_id,
+                    pin.user,
+                    pin.database,
+                    pin.server_process_id,
+                    reasons,
+                    pin.age
+                ]
             })
             .collect()
         }
@@ -245,19 +269,37 @@ fn databases(stage: &dyn Stage) -> Vec<Vec<Value>> {
     let topology = stage.topology();
     let row = |server: &crate::plane::Server, role: &str, weight: u32| {
         let address = format!("{}:{}", server.target.host, server.target.port);
-        values![server.name.as_str(), address, role, u64::from(weight), topology.epoch, format!("{:?}", topology.mode)]
+        values![
+            server.name.as_str(),
+            address,
+            role,
+            u64::from(weight),
+            topology.epoch,
+            format!("{:?}", topology.mode)
+        ]
     };
     let master = topology.master.iter().map(|server| row(server, "master", 0));
     let replicas = topology.replicas.iter().map(|replica| {
-        let of_master = topology.master.as_ref().is_some_and(|master| master.name == replica.server.name);
-        let role = if of_master { "reads of the master" } else { "replica" };
+        let of_master = topology
+            .master
+            .as_ref()
+            .is_some_and(|master| master.name == replica.server.name);
+        let role = if of_master {
+            "reads of the master"
+        } else {
+            "replica"
+        };
         row(&replica.server, role, replica.weight)
     });
     master.chain(replicas).collect()
 }
 
 fn stats(threads: &[Arc<Counters>]) -> Vec<Vec<Value>> {
-    let sum = |of: fn(&Counters) -> u64| threads.iter().fold(0_u64, |sum, thread| sum.wrapping_add(of(thread)));
+    let sum = |of: fn(&Counters) -> u64| {
+        threads
+            .iter()
+            .fold(0_u64, |sum, thread| sum.wrapping_add(of(thread)))
+    };
     let rows: [(&str, u64); 15] = [
         ("clients", sum(|c| c.clients.read())),
         ("clients_waiting", sum(|c| c.waiting.read())),
@@ -275,12 +317,15 @@ fn stats(threads: &[Arc<Counters>]) -> Vec<Vec<Value>> {
         ("bytes_in", sum(|c| c.bytes_in.read())),
         ("bytes_out", sum(|c| c.bytes_out.read())),
     ];
-    rows.into_iter().map(|(name, value)| values![name, value]).collect()
+    rows.into_iter()
+        .map(|(name, value)| values![name, value])
+        .collect()
 }
 
 fn config(stage: &dyn Stage) -> Vec<Vec<Value>> {
     let config = stage.config();
-    let time = |duration: Option<Duration>| duration.map_or_else(|| "0s".to_owned(), |some| format!("{some:?}"));
+    let time =
+        |duration: Option<Duration>| duration.map_or_else(|| "0s".to_owned(), |some| format!("{some:?}"));
     let (workers, limits, timeouts) = (&config.workers, &config.limits, &config.timeouts);
     let rows = [
         ("name", config.name.clone()),
@@ -291,12 +336,27 @@ fn config(stage: &dyn Stage) -> Vec<Vec<Value>> {
         ("workers.idleTimeout", time(workers.idle_timeout)),
         ("workers.lifetime", time(workers.lifetime)),
         ("workers.connectTimeout", time(Some(workers.connect_timeout))),
-        ("workers.pipeline.maxDepth", workers.pipeline.max_depth.to_string()),
-        ("workers.pipeline.maxExpectedWait", time(Some(workers.pipeline.max_expected_wait))),
+        (
+            "workers.pipeline.maxDepth",
+            workers.pipeline.max_depth.to_string(),
+        ),
+        (
+            "workers.pipeline.maxExpectedWait",
+            time(Some(workers.pipeline.max_expected_wait)),
+        ),
         ("limits.maxClients", limits.max_clients.to_string()),
-        ("limits.maxClientsPerUser", limits.max_clients_per_user.to_string()),
-        ("limits.maxClientsPerDatabase", limits.max_clients_per_database.to_string()),
-        ("limits.maxPreparedStatements", limits.max_prepared_statements.to_string()),
+        (
+            "limits.maxClientsPerUser",
+            limits.max_clients_per_user.to_string(),
+        ),
+        (
+            "limits.maxClientsPerDatabase",
+            limits.max_clients_per_database.to_string(),
+        ),
+        (
+            "limits.maxPreparedStatements",
+            limits.max_prepared_statements.to_string(),
+        ),
         ("limits.maxQuerySize", limits.max_query_size.to_string()),
         ("limits.clientBuffer", limits.client_buffer.to_string()),
         ("timeouts.login", time(Some(timeouts.login))),
@@ -308,7 +368,10 @@ fn config(stage: &dyn Stage) -> Vec<Vec<Value>> {
         ("timeouts.clientWrite", time(timeouts.client_write)),
         ("timeouts.drain", time(Some(timeouts.drain))),
         ("deferBegin", config.defer_begin.to_string()),
-        ("applicationName", format!("{:?}", config.application_name).to_lowercase()),
+        (
+            "applicationName",
+            format!("{:?}", config.application_name).to_lowercase(),
+        ),
         ("auth.hba", config.auth.hba.join("; ")),
         ("auth.authQuery", config.auth.auth_query.to_string()),
         ("auth.cacheFor", time(Some(config.auth.cache_for))),

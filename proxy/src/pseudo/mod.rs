@@ -13,9 +13,6 @@ mod console;
 mod session;
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use crds::PoolConfig;

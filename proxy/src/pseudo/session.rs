@@ -37,9 +37,16 @@ static SESSIONS: AtomicUsize = AtomicUsize::new(0);
 /// Serves a client until it leaves. The socket is closed then.
 pub async fn serve(client: Box<Client>, stage: Arc<dyn Stage>) {
     let place = Place::take();
-    let who = Who { user: Arc::clone(&client.user), admin: client.admin };
+    let who = Who {
+        user: Arc::clone(&client.user),
+        admin: client.admin,
+    };
     let mut session = Session::new(client, who, stage);
-    let ended = if place.is_some() { session.converse().await } else { session.full().await };
+    let ended = if place.is_some() {
+        session.converse().await
+    } else {
+        session.full().await
+    };
     if let Err(error) = ended {
         tracing::debug!(%error, "Admin session ended");
     }
@@ -99,6 +106,12 @@ impl From<io::Error> for Failed {
     }
 }
 
+impl From<Box<ErrorFields>> for Failed {
+    fn from(error: Box<ErrorFields>) -> Self {
+        Self::Told(error)
+    }
+}
+
 impl From<ErrorFields> for Failed {
     fn from(error: ErrorFields) -> Self {
         Self::Told(Box::new(error))
@@ -110,7 +123,11 @@ fn told(code: SqlState, text: impl Into<String>) -> Failed {
 }
 
 fn broken(text: impl Into<String>) -> Failed {
-    Failed::Broken(Box::new(ErrorFields::new(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, text)))
+    Failed::Broken(Box::new(ErrorFields::new(
+        Severity::Fatal,
+        SqlState::PROTOCOL_VIOLATION,
+        text,
+    )))
 }
 
 impl Session {
@@ -168,7 +185,11 @@ impl Session {
 
     /// What a server says once a client is in.
     fn greet(&mut self) {
-        let application = self.client.parameters.iter().find(|(name, _)| name == "application_name");
+        let application = self
+            .client
+            .parameters
+            .iter()
+            .find(|(name, _)| name == "application_name");
         let application = application.map_or("", |(_, value)| value.as_str());
         for (name, value) in [
             ("server_version", SERVER_VERSION),
@@ -215,9 +236,18 @@ impl Session {
             _ if self.skipping => {}
             Message::Flush => self.flush().await?,
             Message::Parse { name, sql, .. } => self.parse(name, sql)?,
-            Message::Bind { portal, statement, params, result_formats, .. } => {
+            Message::Bind {
+                portal,
+                statement,
+                params,
+                result_formats,
+                ..
+            } => {
                 if params.iter().next().is_some() {
-                    return Err(told(SqlState::PROTOCOL_VIOLATION, "the commands here have no parameters"));
+                    return Err(told(
+                        SqlState::PROTOCOL_VIOLATION,
+                        "the commands here have no parameters",
+                    ));
                 }
                 self.bind(portal, statement, result_formats.iter().collect())?;
             }
@@ -264,11 +294,15 @@ impl Session {
             return Err(told(SqlState::SYNTAX_ERROR, text));
         }
         if !name.is_empty() && self.statements.contains_key(name) {
-            let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+            let text = format!(
+                "prepared statement \"{}\" already exists",
+                String::from_utf8_lossy(name)
+            );
             return Err(told(SqlState::DUPLICATE_PREPARED_STATEMENT, text));
         }
         room(self.statements.len())?;
-        self.statements.insert(name.to_vec(), list.pop().unwrap_or(Command::Empty));
+        self.statements
+            .insert(name.to_vec(), list.pop().unwrap_or(Command::Empty));
         backend::parse_complete(&mut self.out);
         Ok(())
     }
@@ -279,14 +313,24 @@ impl Session {
             return Err(told(SqlState::PROTOCOL_VIOLATION, "invalid result formats"));
         };
         room(self.portals.len())?;
-        self.portals.insert(portal.to_vec(), Portal { command, formats, rest: None });
+        self.portals.insert(
+            portal.to_vec(),
+            Portal {
+                command,
+                formats,
+                rest: None,
+            },
+        );
         backend::bind_complete(&mut self.out);
         Ok(())
     }
 
     fn statement(&self, name: &[u8]) -> Result<&Command, Failed> {
         self.statements.get(name).ok_or_else(|| {
-            let text = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
+            let text = format!(
+                "prepared statement \"{}\" does not exist",
+                String::from_utf8_lossy(name)
+            );
             told(SqlState::INVALID_SQL_STATEMENT_NAME, text)
         })
     }
@@ -311,7 +355,9 @@ impl Session {
     }
 
     async fn execute(&mut self, name: &[u8], max_rows: i32) -> Answered {
-        let Some(mut portal) = self.portals.remove(name) else { return Err(no_portal(name)) };
+        let Some(mut portal) = self.portals.remove(name) else {
+            return Err(no_portal(name));
+        };
         if portal.rest.is_none() {
             match run(&*self.stage, &self.who, &portal.command).await? {
                 Outcome::Empty => backend::empty_query(&mut self.out),
@@ -320,7 +366,10 @@ impl Session {
             }
         }
         if let Some(rest) = &mut portal.rest {
-            let limit = usize::try_from(max_rows).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+            let limit = usize::try_from(max_rows)
+                .ok()
+                .filter(|limit| *limit > 0)
+                .unwrap_or(usize::MAX);
             for values in rest.by_ref().take(limit) {
                 row(&mut self.out, &values, &portal.formats);
                 flush_when_full(&mut self.client, &mut self.out).await?;
@@ -351,7 +400,11 @@ impl Session {
 }
 
 async fn flush_when_full(client: &mut Client, out: &mut BytesMut) -> io::Result<()> {
-    if out.len() >= PIECE { flush(client, out).await } else { Ok(()) }
+    if out.len() >= PIECE {
+        flush(client, out).await
+    } else {
+        Ok(())
+    }
 }
 
 async fn flush(client: &mut Client, out: &mut BytesMut) -> io::Result<()> {
@@ -359,7 +412,9 @@ async fn flush(client: &mut Client, out: &mut BytesMut) -> io::Result<()> {
         client.stream.write_all(out).await?;
         client.stream.flush().await
     };
-    tokio::time::timeout(WRITE_TIMEOUT, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    tokio::time::timeout(WRITE_TIMEOUT, sent)
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
     out.clear();
     Ok(())
 }
@@ -375,7 +430,10 @@ fn room(taken: usize) -> Answered {
     if taken < NAMES_MAX {
         return Ok(());
     }
-    Err(told(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements or portals"))
+    Err(told(
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        "too many prepared statements or portals",
+    ))
 }
 
 fn no_portal(name: &[u8]) -> Failed {

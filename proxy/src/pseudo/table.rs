@@ -7,7 +7,7 @@ use pgnet::backend::{self, Field};
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// `text`.
     Text,
     /// `bigint`.
@@ -28,11 +28,11 @@ impl Kind {
 }
 
 /// Name and type of a column.
-pub type Column = (&'static str, Kind);
+pub(super) type Column = (&'static str, Kind);
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// `text`.
     Text(String),
     /// `bigint`.
@@ -98,7 +98,7 @@ impl From<Duration> for Value {
 
 /// How a value is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// As text.
     Text,
     /// As the type's own bytes.
@@ -107,23 +107,31 @@ pub enum Format {
 
 /// The formats a Bind asked for: none, one for all, or one a column.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Formats(Vec<i16>);
+pub(super) struct Formats(Vec<i16>);
 
 impl Formats {
     /// As in Bind. `None`: a format that does not exist, or not as many as columns.
-    pub fn new(formats: Vec<i16>, columns: usize) -> Option<Self> {
+    pub(super) fn new(formats: Vec<i16>, columns: usize) -> Option<Self> {
         let counted = formats.len() <= 1 || formats.len() == columns;
         (counted && formats.iter().all(|format| matches!(format, 0 | 1))).then_some(Self(formats))
     }
 
     fn of(&self, column: usize) -> Format {
-        let format = if self.0.len() == 1 { self.0.first() } else { self.0.get(column) };
-        if format == Some(&1) { Format::Binary } else { Format::Text }
+        let format = if self.0.len() == 1 {
+            self.0.first()
+        } else {
+            self.0.get(column)
+        };
+        if format == Some(&1) {
+            Format::Binary
+        } else {
+            Format::Text
+        }
     }
 }
 
 /// Appends the RowDescription.
-pub fn describe(buffer: &mut BytesMut, columns: &[Column], formats: &Formats) {
+pub(super) fn describe(buffer: &mut BytesMut, columns: &[Column], formats: &Formats) {
     let fields: Vec<Field<'_>> = columns
         .iter()
         .enumerate()
@@ -144,9 +152,12 @@ pub fn describe(buffer: &mut BytesMut, columns: &[Column], formats: &Formats) {
 }
 
 /// Appends one DataRow.
-pub fn row(buffer: &mut BytesMut, values: &[Value], formats: &Formats) {
-    let encoded: Vec<Vec<u8>> =
-        values.iter().enumerate().map(|(index, value)| value.encoded(formats.of(index))).collect();
+pub(super) fn row(buffer: &mut BytesMut, values: &[Value], formats: &Formats) {
+    let encoded: Vec<Vec<u8>> = values
+        .iter()
+        .enumerate()
+        .map(|(index, value)| value.encoded(formats.of(index)))
+        .collect();
     let values: Vec<Option<&[u8]>> = encoded.iter().map(|value| Some(value.as_slice())).collect();
     backend::data_row(buffer, &values);
 }
@@ -159,7 +170,10 @@ mod tests {
     fn formats_are_none_one_for_all_or_one_a_column() {
         assert_eq!(Formats::new(vec![], 3).map(|f| f.of(2)), Some(Format::Text));
         assert_eq!(Formats::new(vec![1], 3).map(|f| f.of(2)), Some(Format::Binary));
-        assert_eq!(Formats::new(vec![0, 0, 1], 3).map(|f| f.of(2)), Some(Format::Binary));
+        assert_eq!(
+            Formats::new(vec![0, 0, 1], 3).map(|f| f.of(2)),
+            Some(Format::Binary)
+        );
         assert_eq!(Formats::new(vec![0, 1], 3), None);
         assert_eq!(Formats::new(vec![2], 3), None);
     }
@@ -167,7 +181,10 @@ mod tests {
     #[test]
     fn values_have_both_formats() {
         assert_eq!(Value::from(5_u64).encoded(Format::Text), b"5");
-        assert_eq!(Value::from(5_u64).encoded(Format::Binary), [0, 0, 0, 0, 0, 0, 0, 5]);
+        assert_eq!(
+            Value::from(5_u64).encoded(Format::Binary),
+            [0, 0, 0, 0, 0, 0, 0, 5]
+        );
         assert_eq!(Value::from(true).encoded(Format::Text), b"t");
         assert_eq!(Value::from(true).encoded(Format::Binary), [1]);
         assert_eq!(Value::from(u64::MAX), Value::Number(i64::MAX));

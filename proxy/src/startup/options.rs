@@ -5,7 +5,7 @@
 
 /// Why the switches are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
+pub(super) enum OptionsError {
     /// A switch without `=`.
     #[error("{0} requires a value")]
     NoValue(String),
@@ -19,15 +19,22 @@ pub enum OptionsError {
 ///
 /// # Errors
 /// [`OptionsError`], to be answered with 42601 as the server does.
-pub fn parse(options: &str) -> Result<Vec<(String, String)>, OptionsError> {
+pub(super) fn parse(options: &str) -> Result<Vec<(String, String)>, OptionsError> {
     let mut words = split(options).into_iter();
     let mut found = Vec::new();
     while let Some(word) = words.next() {
         let (switch, setting) = if let Some(long) = word.strip_prefix("--") {
             ("--", long.to_owned())
         } else if let Some(rest) = word.strip_prefix("-c") {
-            let setting = if rest.is_empty() { words.next() } else { Some(rest.to_owned()) };
-            ("-c ", setting.ok_or_else(|| OptionsError::NoValue("-c".to_owned()))?)
+            let setting = if rest.is_empty() {
+                words.next()
+            } else {
+                Some(rest.to_owned())
+            };
+            (
+                "-c ",
+                setting.ok_or_else(|| OptionsError::NoValue("-c".to_owned()))?,
+            )
         } else {
             return Err(OptionsError::NotServed(word));
         };
@@ -74,7 +81,10 @@ mod tests {
             ("-c x=", &[("x", "")]),
         ];
         for (options, expected) in cases {
-            let expected: Vec<_> = expected.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(n, v)| (n.to_string(), v.to_string()))
+                .collect();
             assert_eq!(parse(options), Ok(expected), "{options:?}");
         }
     }

@@ -10,14 +10,14 @@ use crate::limits::NAME_MAX;
 use crate::metrics::Refusal;
 
 /// The newest version of the protocol that is spoken.
-pub const NEWEST: ProtocolVersion = ProtocolVersion::V3_2;
+pub(super) const NEWEST: ProtocolVersion = ProtocolVersion::V3_2;
 
 /// The admin database and the name people know it by from another pooler.
 const PSEUDO: [&str; 2] = ["pseudo", "pgbouncer"];
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// The role, without suffix, as long as the server would take it.
     pub user: String,
     /// The database, likewise; the role's name when the client names none.
@@ -38,14 +38,18 @@ pub struct Wanted {
 ///
 /// # Errors
 /// What PostgreSQL refuses, with its words; replication, which does not pass through a pooler.
-pub fn wanted(
+pub(super) fn wanted(
     version: ProtocolVersion,
     parameters: Vec<(String, String)>,
     routing: &Routing,
 ) -> Result<Wanted, Refused> {
     if version.major != NEWEST.major {
         let text = format!("unsupported frontend protocol {version}: server supports 3.0 to {NEWEST}");
-        return Err(Refused::fatal(Refusal::Protocol, SqlState::FEATURE_NOT_SUPPORTED, text));
+        return Err(Refused::fatal(
+            Refusal::Protocol,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            text,
+        ));
     }
     let (mut user, mut database) = (String::new(), String::new());
     let (mut set, mut of_packet, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
@@ -61,7 +65,11 @@ pub fn wanted(
     }
     if user.is_empty() {
         let text = "no PostgreSQL user name specified in startup packet";
-        return Err(Refused::fatal(Refusal::Protocol, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, text));
+        return Err(Refused::fatal(
+            Refusal::Protocol,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            text,
+        ));
     }
     let by_user = strip(&mut user, &routing.user_suffix);
     if database.is_empty() {
@@ -98,15 +106,18 @@ fn refuse_replication(value: &str) -> Result<(), Refused> {
         Some(true) => Err(no_replication()),
         None => {
             let text = format!("invalid value for parameter \"replication\": \"{value}\"");
-            Err(Refused::fatal(Refusal::Protocol, SqlState::INVALID_PARAMETER_VALUE, text)
-                .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."))
+            Err(
+                Refused::fatal(Refusal::Protocol, SqlState::INVALID_PARAMETER_VALUE, text)
+                    .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."),
+            )
         }
     }
 }
 
 fn no_replication() -> Refused {
     let text = "replication connections are not served by pgstmtpool";
-    Refused::fatal(Refusal::NotServed, SqlState::FEATURE_NOT_SUPPORTED, text).hint("Connect to the server directly.")
+    Refused::fatal(Refusal::NotServed, SqlState::FEATURE_NOT_SUPPORTED, text)
+        .hint("Connect to the server directly.")
 }
 
 /// A boolean as the server reads one: any unique beginning of the words.
@@ -134,7 +145,10 @@ fn strip(name: &mut String, suffix: &str) -> bool {
 /// Cuts a name as the server does, but never inside of a character.
 fn truncate(name: &mut String) {
     if name.len() > NAME_MAX {
-        let cut = (0..=NAME_MAX).rev().find(|cut| name.is_char_boundary(*cut)).unwrap_or(0);
+        let cut = (0..=NAME_MAX)
+            .rev()
+            .find(|cut| name.is_char_boundary(*cut))
+            .unwrap_or(0);
         name.truncate(cut);
     }
 }
@@ -143,7 +157,10 @@ fn truncate(name: &mut String) {
 fn once(settings: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut kept: Vec<(String, String)> = Vec::with_capacity(settings.len());
     for (name, value) in settings {
-        match kept.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(&name)) {
+        match kept
+            .iter_mut()
+            .find(|(known, _)| known.eq_ignore_ascii_case(&name))
+        {
             Some(known) => known.1 = value,
             None => kept.push((name, value)),
         }
@@ -156,14 +173,23 @@ mod tests {
     use super::*;
 
     fn ask(parameters: &[(&str, &str)]) -> Result<Wanted, Refused> {
-        let routing =
-            Routing { user_suffix: "_r".into(), database_suffix: "@ro".into(), ..Routing::default() };
-        let parameters = parameters.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        let routing = Routing {
+            user_suffix: "_r".into(),
+            database_suffix: "@ro".into(),
+            ..Routing::default()
+        };
+        let parameters = parameters
+            .iter()
+            .map(|(n, v)| (n.to_string(), v.to_string()))
+            .collect();
         wanted(ProtocolVersion::V3_0, parameters, &routing)
     }
 
     fn code(refused: Refused) -> String {
-        refused.answer.map(|answer| answer.code.as_str().to_owned()).unwrap_or_default()
+        refused
+            .answer
+            .map(|answer| answer.code.as_str().to_owned())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -205,13 +231,21 @@ mod tests {
     #[test]
     fn replication_is_refused_unless_it_is_off() {
         for value in ["true", "on", "1", "yes", "t", "database", "YES"] {
-            assert_eq!(code(ask(&[("user", "a"), ("replication", value)]).unwrap_err()), "0A000", "{value}");
+            assert_eq!(
+                code(ask(&[("user", "a"), ("replication", value)]).unwrap_err()),
+                "0A000",
+                "{value}"
+            );
         }
         for value in ["false", "off", "0", "no"] {
             assert!(ask(&[("user", "a"), ("replication", value)]).is_ok(), "{value}");
         }
         for value in ["maybe", "", "o"] {
-            assert_eq!(code(ask(&[("user", "a"), ("replication", value)]).unwrap_err()), "22023", "{value}");
+            assert_eq!(
+                code(ask(&[("user", "a"), ("replication", value)]).unwrap_err()),
+                "22023",
+                "{value}"
+            );
         }
     }
 
@@ -224,34 +258,62 @@ mod tests {
             ("client_encoding", "'utf-8'"),
         ])
         .unwrap();
-        let expected = [("datestyle", "ISO"), ("work_mem", "1MB"), ("client_encoding", "'utf-8'")];
-        assert_eq!(wanted.parameters, expected.map(|(n, v)| (n.to_string(), v.to_string())));
+        let expected = [
+            ("datestyle", "ISO"),
+            ("work_mem", "1MB"),
+            ("client_encoding", "'utf-8'"),
+        ];
+        assert_eq!(
+            wanted.parameters,
+            expected.map(|(n, v)| (n.to_string(), v.to_string()))
+        );
     }
 
     #[test]
     fn bad_options_are_a_syntax_error() {
-        assert_eq!(code(ask(&[("user", "a"), ("options", "-B 1")]).unwrap_err()), "42601");
+        assert_eq!(
+            code(ask(&[("user", "a"), ("options", "-B 1")]).unwrap_err()),
+            "42601"
+        );
     }
 
     #[test]
     fn versions_and_unknown_options_are_negotiated() {
         let ask = |minor, parameters: &[(&str, &str)]| {
-            let parameters = parameters.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-            let wanted = wanted(ProtocolVersion { major: 3, minor }, parameters, &Routing::default()).unwrap();
+            let parameters = parameters
+                .iter()
+                .map(|(n, v)| (n.to_string(), v.to_string()))
+                .collect();
+            let wanted = wanted(
+                ProtocolVersion { major: 3, minor },
+                parameters,
+                &Routing::default(),
+            )
+            .unwrap();
             (wanted.protocol.minor, wanted.negotiate, wanted.parameters.len())
         };
         assert_eq!(ask(0, &[("user", "a")]), (0, None, 0));
         assert_eq!(ask(2, &[("user", "a")]), (2, None, 0));
         assert_eq!(ask(9999, &[("user", "a")]), (2, Some(vec![]), 0));
-        assert_eq!(ask(0, &[("user", "a"), ("_pq_.x", "1")]), (0, Some(vec!["_pq_.x".into()]), 0));
-        let two = super::wanted(ProtocolVersion { major: 2, minor: 0 }, vec![], &Routing::default());
+        assert_eq!(
+            ask(0, &[("user", "a"), ("_pq_.x", "1")]),
+            (0, Some(vec!["_pq_.x".into()]), 0)
+        );
+        let two = super::wanted(
+            ProtocolVersion { major: 2, minor: 0 },
+            vec![],
+            &Routing::default(),
+        );
         assert_eq!(code(two.unwrap_err()), "0A000");
     }
 
     #[test]
     fn the_admin_database_has_two_names() {
         for name in ["pseudo", "pgbouncer"] {
-            assert!(ask(&[("user", "a"), ("database", name)]).unwrap().pseudo, "{name}");
+            assert!(
+                ask(&[("user", "a"), ("database", name)]).unwrap().pseudo,
+                "{name}"
+            );
         }
         assert!(!ask(&[("user", "a")]).unwrap().pseudo);
         assert!(ask(&[("user", "pseudo")]).unwrap().pseudo, "as the default too");

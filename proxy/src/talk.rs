@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use pgnet::fields::ErrorFields;
 use pgnet::frame;
 use pgnet::frontend::tag;
-use pgnet::startup::{ProtocolVersion, TLS_HANDSHAKE};
+use pgnet::startup::ProtocolVersion;
 use pgnet::stream::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,7 +35,10 @@ pub struct Talk {
 impl Talk {
     /// With a fresh connection.
     pub fn new(stream: Stream) -> Self {
-        Self { stream: Some(stream), old: false }
+        Self {
+            stream: Some(stream),
+            old: false,
+        }
     }
 
     /// Errors are sent as the client of this version reads them.
@@ -45,26 +48,21 @@ impl Talk {
 
     /// The socket.
     pub fn stream(&mut self) -> io::Result<&mut Stream> {
-        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.stream
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Takes the socket away, for TLS or for the session.
     pub fn take(&mut self) -> io::Result<Stream> {
-        self.stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.stream
+            .take()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Puts it back.
     pub fn put(&mut self, stream: Stream) {
         self.stream = Some(stream);
-    }
-
-    /// Whether the client begins with TLS at once; nothing is consumed.
-    pub async fn begins_with_tls(&mut self) -> io::Result<bool> {
-        let mut first = [0];
-        match self.stream()? {
-            Stream::Tcp(socket) => Ok(socket.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE),
-            _ => Ok(false),
-        }
     }
 
     /// Whether something is here that the client could not know to be welcome yet.
@@ -84,7 +82,12 @@ impl Talk {
         let length = match frame::peek_startup(&head) {
             Ok(Some(length)) => length as usize,
             Ok(None) => return Err(Refused::protocol("invalid length of startup packet")),
-            Err(error) => return Err(Refused::quiet(Refusal::Protocol, format!("startup packet: {error}"))),
+            Err(error) => {
+                return Err(Refused::quiet(
+                    Refusal::Protocol,
+                    format!("startup packet: {error}"),
+                ));
+            }
         };
         let mut packet = BytesMut::from(&head[..]);
         self.fill(&mut packet, length).await?;

@@ -1,0 +1,253 @@
+//! CancelRequests that reach the wrong proxy.
+//!
+//! Behind a Service a cancel may come to any proxy. The first byte of its process id names the one that gave the key
+//! out; the request is carried there as it came, over a Unix socket beside the proxies' reports that only our own user
+//! can open. The other end closes when the cancel has been carried out, and only then does ours: the canceller knows
+//! by that. What arrives from a peer is never carried on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, join_all};
+use pgnet::frame;
+use pgnet::startup::{self, Startup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::accept::{OWNER_MODE, SocketFile, listen_unix};
+use crate::limits::{FORWARD_TIMEOUT, FORWARDS_MAX};
+
+/// How long a peer may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the proxies of a pool reach each other.
+#[derive(Debug)]
+pub struct Peers {
+    folder: PathBuf,
+    number: u8,
+    places: Semaphore,
+}
+
+/// Carries out a cancel of this proxy's own clients.
+pub type Cancel = Arc<dyn Fn(i32, Bytes) -> BoxFuture<'static, bool> + Send + Sync>;
+
+impl Peers {
+    /// Those whose sockets are in `folder`; this proxy is `number`.
+    pub fn new(folder: &Path, number: u8) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            number,
+            places: Semaphore::new(FORWARDS_MAX),
+        }
+    }
+
+    /// The socket of a proxy.
+    pub fn socket(&self, number: u8) -> PathBuf {
+        self.folder.join(format!("{number}.sock"))
+    }
+
+    /// Listens on this proxy's own socket.
+    ///
+    /// # Errors
+    /// When there is no such folder, or its name is too long for a Unix socket.
+    pub fn listen(&self) -> io::Result<(UnixListener, SocketFile)> {
+        let (listener, file) = listen_unix(&self.socket(self.number), OWNER_MODE)?;
+        Ok((UnixListener::from_std(listener)?, file))
+    }
+
+    /// Takes a cancel to the proxy its process id names, or, when there is none of that number, to all others: a session
+    /// with a server of its own has that server's process id. Returns when it has been carried out, or could not be.
+    pub async fn forward(&self, process_id: i32, key: &[u8]) {
+        let Ok(_place) = self.places.try_acquire() else {
+            return debug!("Too many cancels on their way to other proxies");
+        };
+        let mut request = BytesMut::new();
+        startup::cancel_request(&mut request, process_id, key);
+        let [named, ..] = process_id.to_be_bytes();
+        let named_socket = self.socket(named);
+        let sockets = if named != self.number && named_socket.exists() {
+            vec![named_socket]
+        } else {
+            self.others()
+        };
+        let sent = sockets.iter().map(|socket| async {
+            match timeout(FORWARD_TIMEOUT, hand_over(socket, &request)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(socket = %socket.display(), %error, "Cancel not handed over"),
+                Err(_) => debug!(socket = %socket.display(), "Cancel not answered in time"),
+            }
+        });
+        join_all(sent).await;
+    }
+
+    fn others(&self) -> Vec<PathBuf> {
+        let own = self.socket(self.number);
+        let Ok(entries) = std::fs::read_dir(&self.folder) else {
+            return Vec::new();
+        };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths
+            .filter(|path| *path != own && path.extension().is_some_and(|end| end == "sock"))
+            .take(256)
+            .collect()
+    }
+}
+
+async fn hand_over(socket: &Path, request: &[u8]) -> io::Result<()> {
+    let mut peer = UnixStream::connect(socket).await?;
+    peer.write_all(request).await?;
+    let mut nothing = [0];
+    match peer.read(&mut nothing).await? {
+        0 => Ok(()), // the end says that it is done
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Serves the other proxies until the future is dropped.
+pub async fn serve(listener: UnixListener, cancel: Cancel) {
+    let places = Arc::new(Semaphore::new(FORWARDS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((peer, _)) => {
+                let cancel = Arc::clone(&cancel);
+                tokio::spawn(async move {
+                    if let Ok(Err(error)) = timeout(FORWARD_TIMEOUT, take_over(peer, cancel)).await {
+                        debug!(%error, "A peer was not understood");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "Cancels of other proxies are not taken for a moment");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn take_over(mut peer: UnixStream, cancel: Cancel) -> io::Result<()> {
+    let bad = || io::Error::from(io::ErrorKind::InvalidData);
+    let read = async {
+        let mut head = [0; 4];
+        peer.read_exact(&mut head).await?;
+        let length = frame::peek_startup(&head).ok().flatten().ok_or_else(bad)? as usize;
+        let mut packet = BytesMut::zeroed(length); // at most a startup packet
+        packet[..4].copy_from_slice(&head);
+        peer.read_exact(&mut packet[4..]).await?;
+        Ok::<_, io::Error>(packet)
+    };
+    let packet = timeout(REQUEST_TIMEOUT, read)
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
+    let Ok(Startup::Cancel { process_id, key }) = startup::decode(&packet) else {
+        return Err(bad());
+    };
+    cancel(process_id, key).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let mut bytes = [0; 8];
+            getrandom::fill(&mut bytes).unwrap();
+            let path = std::env::temp_dir().join(format!("pgp-peers-{:x}", u64::from_ne_bytes(bytes)));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    type Calls = Arc<Mutex<Vec<(i32, Bytes)>>>;
+
+    fn proxy(folder: &Folder, number: u8) -> (Calls, SocketFile, tokio::task::JoinHandle<()>) {
+        let (listener, file) = Peers::new(&folder.0, number).listen().unwrap();
+        let calls = Calls::default();
+        let seen = Arc::clone(&calls);
+        let cancel: Cancel = Arc::new(move |process_id, key| {
+            seen.lock().unwrap().push((process_id, key));
+            Box::pin(async { true })
+        });
+        (calls, file, tokio::spawn(serve(listener, cancel)))
+    }
+
+    #[tokio::test]
+    async fn a_cancel_goes_to_the_proxy_its_process_id_names() {
+        let folder = Folder::new();
+        let (first, _a, _) = proxy(&folder, 1);
+        let (second, _b, _) = proxy(&folder, 200);
+        let process_id = i32::from_be_bytes([200, 1, 2, 3]);
+        Peers::new(&folder.0, 7).forward(process_id, b"secret").await;
+        assert_eq!(
+            *second.lock().unwrap(),
+            [(process_id, Bytes::from_static(b"secret"))],
+            "it is done on return"
+        );
+        assert!(first.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_process_id_of_no_proxy_is_asked_of_all_others() {
+        let folder = Folder::new();
+        let (first, _a, _) = proxy(&folder, 1);
+        let (second, _b, _) = proxy(&folder, 2);
+        Peers::new(&folder.0, 1).forward(4711, b"1234").await;
+        assert!(first.lock().unwrap().is_empty(), "not of itself");
+        assert_eq!(second.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dead_peer_and_nonsense_hurt_nobody() {
+        let folder = Folder::new();
+        std::fs::write(folder.0.join("9.sock"), "").unwrap();
+        Peers::new(&folder.0, 1)
+            .forward(i32::from_be_bytes([9, 0, 0, 1]), b"1234")
+            .await;
+        let (calls, _file, _) = proxy(&folder, 3);
+        for nonsense in [
+            &b"\0\0\0\x08\x04\xd2\x16\x2f"[..],
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"\xff\xff\xff\xff",
+        ] {
+            let mut socket = UnixStream::connect(folder.0.join("3.sock")).await.unwrap();
+            socket.write_all(nonsense).await.unwrap();
+            let mut rest = Vec::new();
+            let _ = socket.read_to_end(&mut rest).await; // closed, perhaps with a reset
+            assert!(rest.is_empty());
+        }
+        assert!(calls.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_our_own_user_reaches_the_socket() {
+        let folder = Folder::new();
+        let (_calls, _file, _) = proxy(&folder, 3);
+        let mode = std::fs::metadata(folder.0.join("3.sock"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

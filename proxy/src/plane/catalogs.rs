@@ -11,8 +11,7 @@ use tracing::{debug, warn};
 use super::internal;
 use super::pool::Pool;
 use super::worker::State;
-use crate::classify::Catalog;
-const CATALOG_QUERY: &str = "select 1";
+use crate::classify::{CATALOG_QUERY, Catalog};
 
 /// Age at which a copy is read anew.
 const AGE_MAX: Duration = Duration::from_secs(30);
@@ -86,7 +85,13 @@ impl Catalogs {
             )
             .await;
             let catalog = match rows {
-                Ok(Ok(_)) => None,
+                Ok(Ok(rows)) => Catalog::from_rows(rows.iter().map(|row| {
+                    let mut cells = [None; 4];
+                    for (to, from) in cells.iter_mut().zip(row) {
+                        *to = from.as_deref();
+                    }
+                    cells
+                })),
                 Ok(Err(internal::Error::Server(fields))) => {
                     warn!(database = %pool.database, error = %fields.message, "The catalog could not be read: no statement is a known read");
                     None

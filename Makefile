@@ -31,7 +31,7 @@ bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (
 	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-tests --bins
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
-fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs the nightly toolchain and cargo-fuzz
+fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs a C++ compiler
 	@scripts/fuzz.sh
 
 soak: ## the failover tests for SOAK_MINUTES (default 60)

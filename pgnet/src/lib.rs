@@ -15,6 +15,8 @@ pub mod client;
 pub mod fields;
 pub mod frame;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod quote;
 pub mod sqlstate;
 pub mod startup;

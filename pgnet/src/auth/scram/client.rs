@@ -76,8 +76,9 @@ impl Client {
         self
     }
 
-    #[cfg(test)]
-    pub(super) fn with_nonce(mut self, nonce: &str) -> Self {
+    /// With a nonce that is known beforehand.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn with_nonce(mut self, nonce: &str) -> Self {
         nonce.clone_into(&mut self.nonce);
         self
     }

@@ -82,7 +82,7 @@ impl Server {
         self.first_with(mechanism, data, &nonce()?)
     }
 
-    pub(super) fn first_with(
+    pub(crate) fn first_with(
         &mut self,
         mechanism: &[u8],
         data: &[u8],

@@ -1,0 +1,4 @@
+//! The target `frame` of `pgnet::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pgnet::fuzzing::run("frame", data));

@@ -1,0 +1,4 @@
+//! The target `startup` of `pgnet::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pgnet::fuzzing::run("startup", data));

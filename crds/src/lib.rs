@@ -10,6 +10,8 @@
 
 mod config;
 mod convert;
+#[cfg(feature = "kube")]
+pub mod definition;
 mod fault;
 pub mod hba;
 mod manifest;

@@ -21,15 +21,13 @@ pub(super) fn proxy(faults: &mut Faults, written: raw::Proxy) -> Proxy {
     if image.len() > 512 || image.chars().any(|c| c.is_control() || c.is_whitespace()) {
         faults.add("image", "must be at most 512 bytes without white space");
     }
-    for key in pod_template
-        .keys()
-        .filter(|key| !["metadata", "spec"].contains(&key.as_str()))
-    {
-        faults.add(
-            &format!("podTemplate.{key}"),
-            "unknown field, expected metadata or spec",
-        );
-    }
+    let raw::PodTemplate { metadata, spec } = pod_template;
+    let parts = [("metadata", metadata), ("spec", spec)]
+        .into_iter()
+        .filter(|(_, part)| !part.is_empty());
+    let pod_template = parts
+        .map(|(key, part)| (key.to_owned(), Value::Object(part)))
+        .collect();
     let raw::Service {
         service_type,
         port,

@@ -23,7 +23,7 @@ pub use limits::{
     Budget, Database, Limits, LimitsOverride, Pipeline, Timeouts, TimeoutsOverride, User, Workers,
     WorkersOverride,
 };
-pub use proxy::{Autoscaling, Pdb, Proxy, Service};
+pub use proxy::{Autoscaling, Pdb, PodTemplate, Proxy, Service};
 pub use reads::{Cache, CacheDisk, CacheRule, Routing, RoutingRule};
 pub use servers::{KeySecretRef, LoginSecretRef, Server, ServerTls, TlsSecretRef};
 pub use text::{DURATION_PATTERN, DurationText, SizeText};
@@ -34,6 +34,24 @@ use crate::{ApplicationName, ListenGap, PoolMode, SequenceState};
 /// master dies. Marks: [live] applies at once to running proxies; [new] to new connections; [roll] rolls the proxy
 /// Deployment. Durations: 500ms, 30s, 5m, 24h; 0s = never / no limit. Sizes: 64KiB, 256MiB, 1GiB.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "kube", derive(kube::CustomResource))]
+#[cfg_attr(
+    feature = "kube",
+    kube(
+        group = "pgstmtpool.io",
+        version = "v1alpha1",
+        kind = "PgPool",
+        plural = "pgpools",
+        shortname = "pgp",
+        namespaced,
+        status = "crate::status::PgPoolStatus",
+        scale(
+            spec_replicas_path = ".spec.proxy.replicas",
+            status_replicas_path = ".status.proxies.replicas",
+            label_selector_path = ".status.proxies.selector"
+        )
+    )
+)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["master"]))]
 pub struct PgPoolSpec {

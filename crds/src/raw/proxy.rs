@@ -33,8 +33,7 @@ pub struct Proxy {
     /// still streaming from its master. Fence: it stops writing. Continue: it goes on, at your own risk.
     pub on_api_loss: ApiLoss,
     /// [roll] metadata and spec, merged into the pods of the proxies.
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub pod_template: Map<String, Value>,
+    pub pod_template: PodTemplate,
     /// The PodDisruptionBudget.
     pub pdb: Pdb,
     /// An autoscaler by clients.
@@ -53,11 +52,25 @@ impl Default for Proxy {
             threads: default.threads.into(),
             service: Service::default(),
             on_api_loss: default.on_api_loss,
-            pod_template: Map::new(),
+            pod_template: PodTemplate::default(),
             pdb: Pdb::default(),
             autoscaling: None,
         }
     }
+}
+
+/// Merged into the pods of the proxies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTemplate {
+    /// Labels and annotations.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub metadata: Map<String, Value>,
+    /// As the spec of a pod.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub spec: Map<String, Value>,
 }
 
 /// The Service of the proxies.

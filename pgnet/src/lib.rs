@@ -7,7 +7,13 @@
 //! - [`frame`]: where a message begins and ends, found without consuming or allocating anything;
 //! - [`startup`], [`frontend`], [`backend`]: every message, as a view that borrows its bytes and as a function that appends it
 //!   to a buffer; [`fields`] and [`sqlstate`]: what an error or a notice says;
-//! - [`quote`]: literals and identifiers for SQL text.
+//! - [`auth`]: md5 and SCRAM for both roles, as values; [`tls`] and [`stream`]: encryption and sockets, for both roles;
+//! - [`client`]: [`client::establish`] for whoever wants a bare authenticated connection, [`Connection`] for everything else;
+//! - [`quote`]: literals and identifiers for SQL text; [`trace`]: reading along.
+//!
+//! What holds everywhere: no length from the wire is allocated for before it is checked against a limit and the bytes are here;
+//! nothing panics, whatever a peer sends; secrets are in no `Debug` and no error text; texts of a server that has not authenticated
+//! us are quoted and capped; every wait of the client side ends with a timeout.
 
 pub mod auth;
 pub mod backend;
@@ -22,6 +28,7 @@ pub mod sqlstate;
 pub mod startup;
 pub mod stream;
 pub mod tls;
+pub mod trace;
 mod wire;
 
 pub use client::Connection;

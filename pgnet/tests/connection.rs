@@ -549,8 +549,9 @@ async fn pc17_columns_come_in_the_format_asked_for() {
     );
 }
 
+/// pgx GHSA-j88v-2chj-qfwx: parameters pasted into the text, by a weaker tokenizer than the server's.
 #[tokio::test]
-async fn parameters_are_values_and_never_sql() {
+async fn ghsa_j88v_2chj_qfwx_parameters_are_values_and_never_sql() {
     let server = server();
     let mut connection = server.connect().await;
     let nasty = "'; drop table x; --\\";

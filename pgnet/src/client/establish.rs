@@ -114,6 +114,7 @@ fn channel(stream: &Stream) -> Channel {
         Stream::Unix(_) | Stream::Tls(_) => true,
     };
     Channel {
+        tls: stream.is_tls(),
         protected: local,
         end_point: stream.peer_end_point(),
     }

@@ -78,6 +78,8 @@ pub enum Credential {
     Md5Hash(String),
     /// The keys of a SCRAM login; no password is known.
     Scram(scram::Keys),
+    /// A bearer token for OAUTHBEARER (PostgreSQL 18); only ever sent over TLS.
+    Bearer(String),
 }
 
 impl Credential {
@@ -99,6 +101,7 @@ impl fmt::Debug for Credential {
             Self::Password(_) => "Password(..)",
             Self::Md5Hash(_) => "Md5Hash(..)",
             Self::Scram(_) => "Scram(..)",
+            Self::Bearer(_) => "Bearer(..)",
         })
     }
 }

@@ -114,3 +114,29 @@ fn debug_does_not_show_a_cancel_key() {
     );
     assert_eq!(text, "Cancel(5)");
 }
+
+/// PgBouncer CVE-2012-4575: a database name that is too long stops the process.
+#[test]
+fn cve_2012_4575_a_long_database_name_is_a_name_or_a_refused_packet() {
+    for len in [63, 64, 9_000, 20_000] {
+        let mut buf = BytesMut::new();
+        startup(
+            &mut buf,
+            ProtocolVersion::V3_0,
+            [("user", "joe"), ("database", &"x".repeat(len))],
+        );
+        assert_eq!(crate::frame::peek_startup(&buf).is_ok(), len < 10_000);
+        assert!(
+            decode(&buf).is_ok(),
+            "the decoder itself has no limit but the packet's"
+        );
+    }
+}
+
+/// PgBouncer CVE-2015-4054: a password packet before the startup packet.
+#[test]
+fn cve_2015_4054_a_password_before_the_startup_packet_is_refused() {
+    let mut buf = BytesMut::new();
+    crate::frontend::password(&mut buf, b"secret");
+    assert!(crate::frame::peek_startup(&buf).is_err());
+}

@@ -124,6 +124,7 @@ fn a_trusting_server_lets_us_in_unless_binding_is_required() {
 
     config.channel_binding = ChannelBinding::Require;
     let bound = Channel {
+        tls: true,
         protected: true,
         end_point: Some(vec![1]),
     };
@@ -150,6 +151,7 @@ fn a_password_in_clear_text_goes_only_where_nobody_listens() {
             &mut Login::new(
                 config,
                 Channel {
+                    tls: false,
                     protected,
                     end_point: None,
                 },
@@ -189,6 +191,7 @@ fn scram(
     tamper: impl Fn(&mut Vec<u8>),
 ) -> Result<bool, ConnectError> {
     let channel = Channel {
+        tls: true,
         protected: true,
         end_point: end_point.clone(),
     };
@@ -337,4 +340,44 @@ fn settings_are_bounded() {
         report(SETTINGS_MAX),
         Err(ConnectError::Protocol(ProtocolError::Settings))
     ));
+}
+
+#[test]
+fn a_bearer_token_goes_out_over_tls_only() {
+    let offer = |token: &str, tls| {
+        let config = config(Credential::Bearer(token.to_owned()));
+        let mut login = Login::new(
+            &config,
+            Channel {
+                tls,
+                protected: true,
+                end_point: None,
+            },
+        );
+        let step = feed(&mut login, |buf| {
+            backend::authentication_sasl(buf, &[OAUTHBEARER])
+        });
+        (
+            step.map(|step| sent(Ok(step))),
+            feed(&mut login, backend::authentication_ok).is_ok(),
+        )
+    };
+    let (message, is_in) = offer("abc.def", true);
+    let initial = message.unwrap();
+    let initial = frontend::SaslInitial::decode(&initial[5..]).unwrap();
+    assert_eq!(initial.data, Some(&b"n,,\x01auth=Bearer abc.def\x01\x01"[..]));
+    assert!(is_in);
+    assert!(matches!(
+        offer("abc", false).0,
+        Err(ConnectError::Auth(AuthError::ClearText))
+    ));
+    for bad in ["", "a b", "a\x01auth=x"] {
+        assert!(
+            matches!(
+                offer(bad, true).0,
+                Err(ConnectError::Auth(AuthError::NoCredential(_)))
+            ),
+            "{bad:?}"
+        );
+    }
 }

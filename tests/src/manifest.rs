@@ -1,6 +1,7 @@
 //! Builds a PgPool manifest as YAML.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::cluster::Cluster;
@@ -167,6 +168,8 @@ impl Manifest {
         let path = self.folder.join(format!("{}.yaml", self.name));
         let new = self.folder.join(format!("{}.yaml.new", self.name));
         std::fs::write(&new, self.text()).expect("manifest");
+        // It holds Secrets.
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("manifest");
         std::fs::rename(&new, &path).expect("manifest");
         path
     }

@@ -30,7 +30,10 @@ Durations: `500ms`, `30s`, `5m`, `24h`; `0s` = never / no limit. Sizes: `64KiB`,
 
 fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     let reference = schema.get("$ref").and_then(Value::as_str).or_else(|| {
-        let any = schema.get("anyOf").or_else(|| schema.get("allOf")).and_then(Value::as_array)?;
+        let any = schema
+            .get("anyOf")
+            .or_else(|| schema.get("allOf"))
+            .and_then(Value::as_array)?;
         any.iter().find_map(|one| one.get("$ref")?.as_str())
     });
     match reference.and_then(|r| r.strip_prefix("#/$defs/")) {
@@ -52,19 +55,42 @@ fn shown_default(default: Option<&Value>) -> String {
 
 fn rows(prefix: &str, schema: &Value, defaults: &Value, root: &Value, depth: usize, out: &mut String) {
     let empty = Map::new();
-    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    let properties = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
     for (name, property) in properties {
         let target = resolve(property, root);
         let about = property.get("description").or_else(|| target.get("description"));
-        let about = about.and_then(Value::as_str).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let about = about
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         let path = format!("{prefix}{name}");
         let default = defaults.get(name);
-        let _ = writeln!(out, "| `{path}` | {} | {} |", shown_default(default), about.replace('|', "\\|"));
-        let items = property.get("items").or_else(|| target.get("items")).map(|items| resolve(items, root));
+        let _ = writeln!(
+            out,
+            "| `{path}` | {} | {} |",
+            shown_default(default),
+            about.replace('|', "\\|")
+        );
+        let items = property
+            .get("items")
+            .or_else(|| target.get("items"))
+            .map(|items| resolve(items, root));
         let null = Value::Null;
         match items {
             Some(items) if depth < 3 => rows(&format!("{path}[]."), items, &null, root, depth + 1, out),
-            _ if depth < 4 => rows(&format!("{path}."), target, default.unwrap_or(&null), root, depth + 1, out),
+            _ if depth < 4 => rows(
+                &format!("{path}."),
+                target,
+                default.unwrap_or(&null),
+                root,
+                depth + 1,
+                out,
+            ),
             _ => {}
         }
     }
@@ -83,23 +109,35 @@ fn the_manual_of_the_manifest_is_what_the_types_say() {
         std::fs::write(&path, &text).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, text, "docs/CONFIGURATION.md is out of date: UPDATE_DOCS=1 cargo test -p pgstmtpool-tests --test docs");
+    assert_eq!(
+        written, text,
+        "docs/CONFIGURATION.md is out of date: UPDATE_DOCS=1 cargo test -p pgstmtpool-tests --test docs"
+    );
 }
 
 /// Every test that ARCHITECTURE.md names exists, and every relative link of every document leads somewhere.
 #[test]
 fn documents_name_only_what_exists() {
     let mut sources = String::new();
-    collect(&repository(), "rs", &mut |path| sources += &std::fs::read_to_string(path).unwrap_or_default());
+    collect(&repository(), "rs", &mut |path| {
+        sources += &std::fs::read_to_string(path).unwrap_or_default()
+    });
     let text = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
     let missing: Vec<&str> = text
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| word.len() > 20 && word.matches('_').count() > 3 && word.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        .filter(|word| {
+            word.len() > 20
+                && word.matches('_').count() > 3
+                && word.chars().all(|c| c.is_alphanumeric() || c == '_')
+        })
         .filter(|name| !sources.contains(&format!("fn {name}")))
         .collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md names tests that do not exist: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "ARCHITECTURE.md names tests that do not exist: {missing:?}"
+    );
     collect(&repository(), "md", &mut |path| check_links(path));
 }
 
@@ -110,7 +148,11 @@ fn check_links(path: &Path) {
         if target.is_empty() || target.contains("://") || target.contains(' ') {
             continue;
         }
-        assert!(path.parent().unwrap().join(target).exists(), "{}: no {target}", path.display());
+        assert!(
+            path.parent().unwrap().join(target).exists(),
+            "{}: no {target}",
+            path.display()
+        );
     }
 }
 

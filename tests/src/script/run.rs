@@ -185,7 +185,7 @@ impl Run<'_> {
             if stop && frame.tag == b'Z' {
                 talker.owed = 0;
             }
-            let line = self.shower.line(&frame);
+            let line = self.shower.line(name, &frame);
             self.out.push(format!("    {name}< {line}"));
             if stop {
                 return Ok(());
@@ -206,7 +206,7 @@ impl Run<'_> {
             }
             Err(error) => return Err(error.to_string()),
             Ok(frame) => {
-                let line = self.shower.line(&frame);
+                let line = self.shower.line(name, &frame);
                 self.out.push(format!("    {name}< {line}"));
             }
         }

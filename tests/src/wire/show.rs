@@ -1,5 +1,6 @@
 //! Frames as lines of a transcript. What differs between two runs of one conversation and means nothing is
-//! normalised: process ids, keys, OIDs of things that were made in the run. All else stays as it is.
+//! normalised: process ids, keys, OIDs of things that were made in the run, and the place in PostgreSQL's source that
+//! an error names (fields F, L, R), which the proxy's own errors cannot have. All else stays as it is.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ const FIRST_NORMAL_OID: u32 = 16_384;
 pub struct Shower {
     oids: HashMap<u32, usize>,
     people: HashMap<i32, String>,
+    listener: String,
 }
 
 impl Shower {
@@ -21,8 +23,9 @@ impl Shower {
         self.people.insert(process_id, name.to_owned());
     }
 
-    /// One frame as one line.
-    pub fn line(&mut self, frame: &Frame) -> String {
+    /// One frame that `connection` got, as one line.
+    pub fn line(&mut self, connection: &str, frame: &Frame) -> String {
+        connection.clone_into(&mut self.listener);
         let body = frame.body.as_slice();
         match frame.tag {
             b'R' => format!("Authentication {}", number(body, 0)),
@@ -60,8 +63,9 @@ impl Shower {
         let fields = error
             .fields
             .iter()
-            .map(|(kind, text)| format!("{kind}={}", self.without_pids(text)));
-        fields.collect::<Vec<_>>().join(" ")
+            .filter(|(kind, _)| !matches!(kind, 'F' | 'L' | 'R'));
+        let shown = fields.map(|(kind, text)| format!("{kind}={}", self.without_pids(text)));
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     fn without_pids(&self, text: &str) -> String {
@@ -107,13 +111,15 @@ impl Shower {
         oids.collect::<Vec<_>>().join(", ")
     }
 
+    /// Who sent it matters to clients in one way: whether it was themselves.
     fn notification(&self, body: &[u8]) -> String {
-        let who = self
+        let own = self
             .people
             .get(&number(body, 0))
-            .map_or("somebody", String::as_str);
+            .is_some_and(|who| *who == self.listener);
+        let who = if own { "itself" } else { "another" };
         format!(
-            "NotificationResponse from <{who}> {:?}",
+            "NotificationResponse from {who} {:?}",
             texts(body.get(4..).unwrap_or_default())
         )
     }

@@ -274,11 +274,11 @@ pub struct Rejoin {
 }
 
 /// How many rewinds are tried before a person is asked.
-pub const REWINDS_MAX: u32 = 3;
+pub(super) const REWINDS_MAX: u32 = 3;
 /// How many ended operations are kept.
-pub const FINISHED_MAX: usize = 10;
+pub(super) const FINISHED_MAX: usize = 10;
 /// How many unconfirmed sync sets may wait behind each other.
-pub const SUPERSEDED_MAX: usize = 8;
+pub(super) const SUPERSEDED_MAX: usize = 8;
 
 /// Everything decisions are made from that outlives the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

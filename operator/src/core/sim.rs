@@ -42,7 +42,6 @@ pub(super) struct SimServer {
     pub(super) sync_names: String,
     pub(super) read_only: bool,
     pub(super) slots: BTreeSet<String>,
-    pub(super) priority: u8,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -134,7 +133,6 @@ impl World {
                     sync_names: String::new(),
                     read_only: false,
                     slots: BTreeSet::new(),
-                    priority: 50,
                 },
             );
         }

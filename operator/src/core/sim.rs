@@ -77,7 +77,6 @@ pub(super) struct World {
     /// Decisions taken so far, and after which the operator is to die.
     pub(super) decisions: u64,
     pub(super) die_at: Option<u64>,
-    pub(super) restart_on_kill: bool,
 }
 
 pub(super) const STEP: Duration = Duration::from_millis(100);
@@ -160,7 +159,6 @@ impl World {
             trace: Vec::new(),
             decisions: 0,
             die_at: None,
-            restart_on_kill: true,
         }
     }
 

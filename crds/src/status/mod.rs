@@ -18,7 +18,7 @@ pub use operation::{
 };
 pub use parts::{
     BudgetStatus, Condition, ConditionStatus, EventRecord, EventType, MasterStatus, Phase, ProxiesStatus,
-    RoutingMode, RoutingStatus, ServerRole, ServerState, ServerStatus, Share, SyncSet, SyncStatus,
+    RejoinStatus, RoutingMode, RoutingStatus, ServerRole, ServerState, ServerStatus, Share, SyncSet, SyncStatus,
 };
 
 /// Most operations kept in [`PgPoolStatus::history`].
@@ -53,6 +53,9 @@ pub struct PgPoolStatus {
     /// `spec.switchover.requestId` of the last request that was carried out or refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_switchover_request: Option<String>,
+    /// The last requests that were carried out or refused, the newest first: none is served twice.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub served_requests: Vec<String>,
     /// The proxies.
     pub proxies: ProxiesStatus,
     /// How the connections of the servers are shared out among the proxies.

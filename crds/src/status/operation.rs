@@ -208,6 +208,8 @@ pub enum OperationOutcome {
     Completed,
     /// The old master is master again.
     Aborted,
+    /// Somebody else had promoted a server: it is followed.
+    Adopted,
     /// The request was refused before anything was done.
     #[serde(other)]
     Refused,

@@ -107,6 +107,29 @@ pub struct ServerStatus {
     /// What is wrong with it, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Its data directory, as it said when it last ran. The operator's restart command is told it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub data_directory: String,
+    /// It has to come back as a replica: how far that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejoin: Option<RejoinStatus>,
+}
+
+/// A former master, or another server with log that the master has not, on its way back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RejoinStatus {
+    /// Rewinds begun.
+    pub attempts: u32,
+    /// One is under way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rewinding: bool,
+    /// A person has to bring it back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+    /// Its promotion was ordered when it was on this timeline, and another server was promoted instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspect_timeline: Option<u32>,
 }
 
 /// What a server is.
@@ -161,6 +184,9 @@ pub struct SyncStatus {
     /// The set that is being put in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<SyncSet>,
+    /// Were pending and may have been in force, but were never confirmed: an election asks them too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<SyncSet>,
 }
 
 /// `ANY k (names)`.

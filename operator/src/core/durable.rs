@@ -295,13 +295,31 @@ pub struct Durable {
     pub operation: Option<Operation>,
     /// The last request that was served or refused.
     pub last_switchover: Option<String>,
+    /// Earlier ones: a request may come from two places, and none is served twice.
+    pub served: Vec<String>,
     /// Servers that have to come back.
     pub rejoin: BTreeMap<Name, Rejoin>,
     /// Ended operations, newest first.
     pub finished: Vec<Finished>,
 }
 
+/// How many served requests are remembered.
+pub(super) const SERVED_MAX: usize = 20;
+
 impl Durable {
+    /// A switchover request was carried out or refused.
+    pub fn serve(&mut self, request: &str) {
+        self.last_switchover = Some(request.to_owned());
+        self.served.retain(|served| served != request);
+        self.served.insert(0, request.to_owned());
+        self.served.truncate(SERVED_MAX);
+    }
+
+    /// Whether it was served before.
+    pub fn is_served(&self, request: &str) -> bool {
+        self.last_switchover.as_deref() == Some(request) || self.served.iter().any(|served| served == request)
+    }
+
     /// Ends the operation.
     pub fn finish(&mut self, ended: Finished) {
         self.operation = None;

@@ -490,8 +490,8 @@ impl Core {
         outcome: Outcome,
         message: String,
     ) {
-        if op.request.is_some() {
-            durable.last_switchover.clone_from(&op.request);
+        if let Some(request) = &op.request {
+            durable.serve(request);
         }
         durable.finish(Finished {
             id: op.id.clone(),

@@ -29,7 +29,7 @@ impl Core {
         request: &SwitchoverRequest,
         now: Instant,
     ) -> Option<Decision> {
-        if self.durable.last_switchover.as_ref() == Some(&request.id) {
+        if self.durable.is_served(&request.id) {
             return None;
         }
         if let Err(why) = self.may_switch(master, &request.to) {
@@ -39,7 +39,7 @@ impl Core {
                 return None;
             }
             let mut durable = self.durable.clone();
-            durable.last_switchover = Some(request.id.clone());
+            durable.serve(&request.id);
             durable.finish(Finished {
                 id: format!("switchover-{}", request.id),
                 kind: Some(Kind::Switchover),

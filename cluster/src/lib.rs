@@ -9,11 +9,13 @@
 mod file;
 mod memory;
 mod report;
+mod request;
 mod secrets;
 mod source;
 
 pub use file::{Checked, FileSource, Leadership, check};
 pub use memory::MemorySource;
 pub use report::{Age, LEASE_DURATION, LEASE_RENEWAL, LeaseWatch, MasterProbe, ProxyReport, Witness};
+pub use request::{FailoverRequest, Request, SwitchoverRequest};
 pub use secrets::{Login, LoginError, Secrets};
 pub use source::{CasError, ClusterSource, Snapshot, SourceError, StatusVersion};

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 /// What is derived from, beside the core.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub(super) struct Facts<'a> {
     /// The manifest.
     pub config: &'a PoolConfig,
     /// What is wrong with the manifest as it stands now.
@@ -23,7 +23,7 @@ pub struct Facts<'a> {
 }
 
 /// Fills in everything that is derived.
-pub fn publish(core: &Core, facts: &Facts<'_>, status: &mut PgPoolStatus, now: Instant, time: SystemTime) {
+pub(super) fn publish(core: &Core, facts: &Facts<'_>, status: &mut PgPoolStatus, now: Instant, time: SystemTime) {
     status.observed_generation = facts.config.generation;
     let rejoin: BTreeMap<String, _> =
         status.servers.iter().filter_map(|server| Some((server.name.clone(), server.rejoin.clone()?))).collect();
@@ -194,7 +194,7 @@ fn proxies(core: &Core, status: &mut PgPoolStatus, now: Instant) {
 }
 
 /// Applies `spec.budget`: what is ours of each server's connections.
-pub fn cap_budget(config: &PoolConfig, status: &mut PgPoolStatus) {
+pub(super) fn cap_budget(config: &PoolConfig, status: &mut PgPoolStatus) {
     for connections in status.budget.servers.values_mut() {
         let left = connections.saturating_sub(config.budget.reserve_connections);
         *connections = match config.budget.per_server {
@@ -459,7 +459,7 @@ fn phase(core: &Core, status: &PgPoolStatus) -> Phase {
 }
 
 /// Whether two statuses differ in something worth writing at once. What only creeps (lag, counts) may wait.
-pub fn differs(old: &PgPoolStatus, new: &PgPoolStatus) -> Difference {
+pub(super) fn differs(old: &PgPoolStatus, new: &PgPoolStatus) -> Difference {
     let calm = |status: &PgPoolStatus| {
         let mut calm = status.clone();
         calm.max_lag.clear();
@@ -480,7 +480,7 @@ pub fn differs(old: &PgPoolStatus, new: &PgPoolStatus) -> Difference {
 
 /// How much two statuses differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub(super) enum Difference {
     /// Not at all.
     None,
     /// In what creeps: write it now and then.

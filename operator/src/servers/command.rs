@@ -164,7 +164,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_command_leaves_running_does_not_hold_it_up() {
         let commands = Commands { restart: Some("sleep 20 & exit 0".into()), rewind: None };
-        let ran = commands.run(&server(), None, Purpose::Start, &[]);
+        let server = server();
+        let ran = commands.run(&server, None, Purpose::Start, &[]);
         timeout(Duration::from_secs(10), ran).await.unwrap().unwrap();
     }
 }

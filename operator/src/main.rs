@@ -1,0 +1,5 @@
+//! The program `pgstmtpool-operator`.
+
+fn main() -> std::process::ExitCode {
+    pgstmtpool_operator::app::main()
+}

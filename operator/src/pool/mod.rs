@@ -1,0 +1,11 @@
+//! One pool: the actor that probes its servers, asks the core, writes the record and does the acts.
+
+mod actor;
+mod publish;
+mod record;
+mod settings;
+mod tasks;
+
+pub use actor::{Actor, Options};
+pub use publish::lag_bytes;
+pub use record::{Newer, read, write};

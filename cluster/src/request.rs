@@ -64,7 +64,9 @@ impl Request {
             return Ok(None);
         }
         let request = serde_saphyr::from_str(&text);
-        request.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+        request
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
     }
 
     /// Writes it, whole or not at all.
@@ -87,9 +89,18 @@ mod tests {
     fn a_request_is_read_as_it_was_written() {
         let path = std::env::temp_dir().join(format!("request-{}.request.yaml", std::process::id()));
         assert_eq!(Request::read(&path).unwrap(), None);
-        let switchover = SwitchoverRequest { to: "b".into(), request_id: "1: 'x'".into(), force: true };
-        let failover = FailoverRequest { force: "failover-3".into() };
-        let request = Request { switchover: Some(switchover), failover: Some(failover) };
+        let switchover = SwitchoverRequest {
+            to: "b".into(),
+            request_id: "1: 'x'".into(),
+            force: true,
+        };
+        let failover = FailoverRequest {
+            force: "failover-3".into(),
+        };
+        let request = Request {
+            switchover: Some(switchover),
+            failover: Some(failover),
+        };
         request.write(&path).unwrap();
         assert_eq!(Request::read(&path).unwrap(), Some(request));
         fs::write(&path, "switchover: {too: b}").unwrap();
@@ -99,7 +110,10 @@ mod tests {
 
     #[test]
     fn it_stands_beside_the_status() {
-        for (status, request) in [("/d/x.status.yaml", "/d/x.request.yaml"), ("x.p.status.yaml", "x.p.request.yaml")] {
+        for (status, request) in [
+            ("/d/x.status.yaml", "/d/x.request.yaml"),
+            ("x.p.status.yaml", "x.p.request.yaml"),
+        ] {
             assert_eq!(Request::path(Path::new(status)), Path::new(request));
         }
     }

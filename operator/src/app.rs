@@ -100,7 +100,10 @@ pub fn main() -> ExitCode {
         return check(&cli);
     }
     log_as(cli.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(run(cli));
@@ -138,9 +141,13 @@ fn faults(error: SourceError) -> ExitCode {
 
 fn log_as(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
         LogFormat::Json => builder.json().init(),
     }
 }
@@ -155,7 +162,10 @@ async fn run(cli: Cli) -> ExitCode {
         Err(code) => return code,
     };
     let options = Options {
-        commands: Commands { restart: cli.restart_command, rewind: cli.rewind_command },
+        commands: Commands {
+            restart: cli.restart_command,
+            rewind: cli.rewind_command,
+        },
         request_path: Some(Request::path(&source.status_path())),
     };
     let health = Arc::new(Health::new(source.pool()));
@@ -214,7 +224,11 @@ async fn lead(source: &FileSource) -> Result<cluster::Leadership, ExitCode> {
 
 async fn signalled() {
     let mut streams = Vec::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+    ] {
         match signal(kind) {
             Ok(stream) => streams.push(stream),
             Err(error) => warn!(%error, "Cannot wait for a signal"),

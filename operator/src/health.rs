@@ -53,9 +53,15 @@ impl Health {
             ("epoch", "The epoch of the status"),
             ("open", "1: proxies use the master"),
             ("operation", "1: a failover or switchover is under way"),
-            ("blocked", "1: it stands still and waits for servers or for a person"),
+            (
+                "blocked",
+                "1: it stands still and waits for servers or for a person",
+            ),
             ("proxies", "Proxies with a live report"),
-            ("proxies_acked", "Of those, the ones that follow the present epoch"),
+            (
+                "proxies_acked",
+                "Of those, the ones that follow the present epoch",
+            ),
             ("rejoin_required", "Servers that a person has to bring back"),
         ];
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
@@ -66,8 +72,20 @@ impl Health {
         registry.register("events", "Events by reason", events.clone());
         registry.register("server_up", "1: the last probe was answered", Family::clone(&up));
         registry.register("server_master", "1: it is the master", Family::clone(&master));
-        registry.register("server_lag_bytes", "How far a replica is behind", Family::clone(&lag));
-        let [epoch, open, operation, blocked, proxies, proxies_acked, rejoin_required] = gauges;
+        registry.register(
+            "server_lag_bytes",
+            "How far a replica is behind",
+            Family::clone(&lag),
+        );
+        let [
+            epoch,
+            open,
+            operation,
+            blocked,
+            proxies,
+            proxies_acked,
+            rejoin_required,
+        ] = gauges;
         Self {
             registry,
             beat: Mutex::new(Instant::now()),
@@ -103,20 +121,34 @@ impl Health {
             Probe::Silent => "silent",
             Probe::WriteHung => "write_hung",
         };
-        self.probes.get_or_create(&vec![("server", server.to_owned()), ("result", result.to_owned())]).inc();
+        self.probes
+            .get_or_create(&vec![
+                ("server", server.to_owned()),
+                ("result", result.to_owned()),
+            ])
+            .inc();
         let is_up = i64::from(matches!(probe, Probe::Up(_)));
-        self.up.get_or_create(&vec![("server", server.to_owned())]).set(is_up);
+        self.up
+            .get_or_create(&vec![("server", server.to_owned())])
+            .set(is_up);
     }
 
     /// An act ended.
     pub fn acted(&self, kind: ActKind, failed: bool) {
         let result = if failed { "failed" } else { "done" };
-        self.acts.get_or_create(&vec![("kind", format!("{kind:?}")), ("result", result.to_owned())]).inc();
+        self.acts
+            .get_or_create(&vec![
+                ("kind", format!("{kind:?}")),
+                ("result", result.to_owned()),
+            ])
+            .inc();
     }
 
     /// Something happened.
     pub fn noted(&self, reason: Reason) {
-        self.events.get_or_create(&vec![("reason", format!("{reason:?}"))]).inc();
+        self.events
+            .get_or_create(&vec![("reason", format!("{reason:?}"))])
+            .inc();
     }
 
     /// Takes the state in.
@@ -125,22 +157,40 @@ impl Health {
         self.epoch.set(i64::try_from(durable.epoch).unwrap_or(i64::MAX));
         self.open.set(i64::from(durable.mode == Mode::Open));
         self.operation.set(i64::from(durable.operation.is_some()));
-        self.blocked.set(i64::from(durable.operation.as_ref().is_some_and(|op| op.step == Step::Blocked)));
+        self.blocked.set(i64::from(
+            durable
+                .operation
+                .as_ref()
+                .is_some_and(|op| op.step == Step::Blocked),
+        ));
         self.proxies.set(i64::from(status.proxies.ready));
         self.proxies_acked.set(i64::from(status.proxies.acked));
         let given_up = durable.rejoin.values().filter(|rejoin| rejoin.given_up).count();
-        self.rejoin_required.set(i64::try_from(given_up).unwrap_or(i64::MAX));
+        self.rejoin_required
+            .set(i64::try_from(given_up).unwrap_or(i64::MAX));
         for server in &core.settings().servers {
             let label = vec![("server", server.name.clone())];
-            let is_master = durable.master.as_ref().is_some_and(|master| master.name == server.name);
+            let is_master = durable
+                .master
+                .as_ref()
+                .is_some_and(|master| master.name == server.name);
             self.master.get_or_create(&label).set(i64::from(is_master));
             if let Some(lag) = lag_bytes(core, &server.name) {
-                self.lag.get_or_create(&label).set(i64::try_from(lag).unwrap_or(i64::MAX));
+                self.lag
+                    .get_or_create(&label)
+                    .set(i64::try_from(lag).unwrap_or(i64::MAX));
             }
         }
-        let seen = core.settings().servers.iter().any(|server| core.view().server(&server.name).probed.is_some());
-        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) =
-            if seen { Ok(()) } else { Err("no server was probed yet".into()) };
+        let seen = core
+            .settings()
+            .servers
+            .iter()
+            .any(|server| core.view().server(&server.name).probed.is_some());
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = if seen {
+            Ok(())
+        } else {
+            Err("no server was probed yet".into())
+        };
     }
 
     /// Whether the actor works.
@@ -149,7 +199,11 @@ impl Health {
     /// Since when it does not.
     pub fn live(&self) -> Result<(), String> {
         let silent = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        if silent < HEARTBEAT_MAX { Ok(()) } else { Err(format!("nothing was decided for {} s", silent.as_secs())) }
+        if silent < HEARTBEAT_MAX {
+            Ok(())
+        } else {
+            Err(format!("nothing was decided for {} s", silent.as_secs()))
+        }
     }
 
     /// Whether it has looked at its servers.

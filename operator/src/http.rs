@@ -26,7 +26,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub async fn serve(listener: TcpListener, health: Arc<Health>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let Ok((socket, _)) = listener.accept().await else {
             // Out of descriptors: not in a hot loop.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -59,10 +61,16 @@ async fn answer(request: Request<Incoming>, health: &Health) -> Result<Response<
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
         },
-        _ => (StatusCode::NOT_FOUND, PLAIN, "/livez /readyz /metrics\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            PLAIN,
+            "/livez /readyz /metrics\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
 }

@@ -11,14 +11,23 @@ async fn the_master_moves_there_and_back_without_a_rewind() {
     world.rewind = None;
     let proxy = obedient_proxy(&world);
     let _operator = world.operator().await;
-    world.until("sync confirmed", |status| status.sync.confirmed.is_some() && status.replicas_ready == "2/2").await;
+    world
+        .until("sync confirmed", |status| {
+            status.sync.confirmed.is_some() && status.replicas_ready == "2/2"
+        })
+        .await;
     for (at, to) in ["b", "a"].into_iter().enumerate() {
         let row = format!("insert into t values ({at})");
         let master = master_of(&world.status().await).to_owned();
         world.server(&master).value(&row).await;
         world.switchover(to, &format!("request {at}"));
-        let status = world.until("switched", |status| status.history.len() == at + 1).await;
-        assert_eq!((status.history[0].outcome, master_of(&status)), (OperationOutcome::Completed, to));
+        let status = world
+            .until("switched", |status| status.history.len() == at + 1)
+            .await;
+        assert_eq!(
+            (status.history[0].outcome, master_of(&status)),
+            (OperationOutcome::Completed, to)
+        );
         world.until_settled().await;
         for replica in ["a", "b", "c"].into_iter().filter(|name| *name != to) {
             world.until_replica(replica, to).await;
@@ -46,7 +55,10 @@ async fn the_same_by_sql_alone_when_somebody_restarts_what_stops() {
     }
     a.start();
     let status = world.until("switched", |status| !status.history.is_empty()).await;
-    assert_eq!((status.history[0].outcome, master_of(&status)), (OperationOutcome::Completed, "c"));
+    assert_eq!(
+        (status.history[0].outcome, master_of(&status)),
+        (OperationOutcome::Completed, "c")
+    );
     world.until_settled().await;
     world.until_replica("a", "c").await;
 }
@@ -66,11 +78,25 @@ async fn a_target_that_dies_after_the_old_master_stopped_gives_the_part_back() {
     world.server("a").value("insert into t values (1)").await;
     world.switchover("c", "x");
     let status = world.until("over", |status| !status.history.is_empty()).await;
-    assert_eq!(status.history[0].outcome, OperationOutcome::Aborted, "{:?}", status.history[0]);
+    assert_eq!(
+        status.history[0].outcome,
+        OperationOutcome::Aborted,
+        "{:?}",
+        status.history[0]
+    );
     assert_ne!(master_of(&status), "c");
     assert_eq!(status.routing.mode, RoutingMode::Open);
-    assert_eq!(world.server(master_of(&status)).value("select count(*) from t").await, "1");
-    world.server(master_of(&status)).value("insert into t values (2)").await;
+    assert_eq!(
+        world
+            .server(master_of(&status))
+            .value("select count(*) from t")
+            .await,
+        "1"
+    );
+    world
+        .server(master_of(&status))
+        .value("insert into t values (2)")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +106,17 @@ async fn a_proxy_that_does_not_drain_keeps_the_old_master() {
     let source = FileSource::open(&world.manifest, None).unwrap();
     let proxy = tokio::spawn(async move {
         loop {
-            let epoch = source.current().await.unwrap().status.map_or(0, |status| status.epoch);
-            let report = ProxyReport { id: "p1".into(), acked_epoch: epoch, ..ProxyReport::default() };
+            let epoch = source
+                .current()
+                .await
+                .unwrap()
+                .status
+                .map_or(0, |status| status.epoch);
+            let report = ProxyReport {
+                id: "p1".into(),
+                acked_epoch: epoch,
+                ..ProxyReport::default()
+            };
             source.acknowledge(report).await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
@@ -90,7 +125,10 @@ async fn a_proxy_that_does_not_drain_keeps_the_old_master() {
     world.until_settled().await;
     world.switchover("b", "y");
     let status = world.until("over", |status| !status.history.is_empty()).await;
-    assert_eq!((status.history[0].outcome, master_of(&status)), (OperationOutcome::Aborted, "a"));
+    assert_eq!(
+        (status.history[0].outcome, master_of(&status)),
+        (OperationOutcome::Aborted, "a")
+    );
     assert_eq!(status.routing.mode, RoutingMode::Open);
     world.server("a").value("insert into t values (1)").await;
     proxy.abort();
@@ -103,5 +141,8 @@ async fn a_switchover_to_nobody_is_refused_and_changes_nothing() {
     world.until_settled().await;
     world.switchover("a", "z");
     let status = world.until("refused", |status| !status.history.is_empty()).await;
-    assert_eq!((status.history[0].outcome, status.epoch), (OperationOutcome::Refused, 1));
+    assert_eq!(
+        (status.history[0].outcome, status.epoch),
+        (OperationOutcome::Refused, 1)
+    );
 }

@@ -18,7 +18,8 @@ pub use operation::{
 };
 pub use parts::{
     BudgetStatus, Condition, ConditionStatus, EventRecord, EventType, MasterStatus, Phase, ProxiesStatus,
-    RejoinStatus, RoutingMode, RoutingStatus, ServerRole, ServerState, ServerStatus, Share, SyncSet, SyncStatus,
+    RejoinStatus, RoutingMode, RoutingStatus, ServerRole, ServerState, ServerStatus, Share, SyncSet,
+    SyncStatus,
 };
 
 /// Most operations kept in [`PgPoolStatus::history`].

@@ -127,6 +127,9 @@ pub struct RejoinStatus {
     /// A person has to bring it back.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
+    /// It was seen taking writes beside the master.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub zombie: bool,
     /// Its promotion was ordered when it was on this timeline, and another server was promoted instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspect_timeline: Option<u32>,

@@ -268,6 +268,8 @@ pub struct Rejoin {
     pub rewinding: bool,
     /// A person is needed.
     pub given_up: bool,
+    /// It was seen taking writes.
+    pub zombie: bool,
     /// Its promotion was ordered and another was promoted instead: it may carry the same timeline number with other
     /// contents, which nothing but a new copy cures. The timeline before that; one that stayed on it is innocent.
     pub suspect: Option<u32>,

@@ -106,10 +106,12 @@ impl Core {
                 );
             }
             let need = self.need(master, name);
-            if matches!(need, Need::Demote | Need::Rewind | Need::Rebuild) && record.is_none() {
+            let zombie = sample.is_some_and(|sample| !sample.recovery);
+            let misfit = matches!(need, Need::Demote | Need::Rewind | Need::Rebuild);
+            if misfit && (record.is_none() || (zombie && record.is_some_and(|record| !record.zombie))) {
                 let mut durable = self.durable.clone();
-                durable.rejoin.insert(name.clone(), Rejoin::default());
-                let zombie = sample.is_some_and(|sample| !sample.recovery);
+                let rejoin = durable.rejoin.entry(name.clone()).or_default();
+                rejoin.zombie |= zombie;
                 let reason = if zombie {
                     Reason::ZombieMaster
                 } else {
@@ -220,6 +222,9 @@ impl Core {
         let (server, master_name) = (name.to_owned(), master.name.clone());
         if let Some(sample) = self.sample(name).filter(|sample| !sample.recovery) {
             self.fence_zombie(name, sample, acts, now);
+        }
+        if matches!(need, Need::Follow | Need::Start) && !self.has_slot(master, name) {
+            return;
         }
         let Some(record) = record else {
             if need == Need::Follow {

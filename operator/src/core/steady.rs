@@ -2,6 +2,7 @@
 
 use super::act::{Act, Reason};
 use super::durable::Mode;
+use super::rejoin::Need;
 use super::types::slot_name;
 use super::view::Class;
 use super::{Core, Decision, Master, Verdict, detect};
@@ -104,6 +105,7 @@ impl Core {
                     .sample(&server.name)
                     .is_some_and(|s| s.recovery && s.slot == slot_name(&server.name));
                 uses || self.durable.rejoin.contains_key(&server.name)
+                    || self.need(master, &server.name) == Need::Follow
             })
             .map(|server| slot_name(&server.name))
             .filter(|slot| !sample.slots.iter().any(|(have, _)| have == slot))
@@ -151,6 +153,13 @@ impl Core {
                 now,
             );
         }
+    }
+
+    /// Whether the master keeps the log for this standby: one that comes too early waits five seconds to ask again.
+    pub(super) fn has_slot(&self, master: &Master, name: &str) -> bool {
+        let slot = slot_name(name);
+        self.sample(&master.name)
+            .is_some_and(|sample| sample.slots.iter().any(|(have, _)| *have == slot))
     }
 
     /// Whether a server answers at all.

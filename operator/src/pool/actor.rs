@@ -157,7 +157,13 @@ impl Actor {
                     executor.learn(&server, &sample.data_directory, seen.conninfo);
                 }
                 self.health.probed(&server, &seen.probe);
-                self.core.on(Event::Probed { server, probe: seen.probe }, now);
+                self.core.on(
+                    Event::Probed {
+                        server,
+                        probe: seen.probe,
+                    },
+                    now,
+                );
             }
             Message::Acted { server, kind, error } => {
                 if let Some(error) = &error {
@@ -182,7 +188,12 @@ impl Actor {
 
     fn facts(&self, report: ProxyReport) -> ProxyFacts {
         // A proxy that still probes another server is no witness for this one.
-        let master = self.core.durable().master.as_ref().map(|master| master.name.as_str());
+        let master = self
+            .core
+            .durable()
+            .master
+            .as_ref()
+            .map(|master| master.name.as_str());
         let is_ours = master == Some(report.master_probe.name.as_str());
         ProxyFacts {
             acked: report.acked_epoch,
@@ -195,7 +206,9 @@ impl Actor {
     }
 
     fn read_request(&mut self) {
-        let Some(path) = &self.options.request_path else { return };
+        let Some(path) = &self.options.request_path else {
+            return;
+        };
         match Request::read(path) {
             Ok(request) => {
                 let request = request.unwrap_or_default();
@@ -206,7 +219,9 @@ impl Actor {
             }
             Err(error) => {
                 let text = format!("{}: {error}", path.display());
-                self.tell_once("request", || warn!(text, "A request that cannot be read is ignored"));
+                self.tell_once("request", || {
+                    warn!(text, "A request that cannot be read is ignored")
+                });
             }
         }
         self.configure();
@@ -230,10 +245,15 @@ impl Actor {
             Ok(snapshot) => snapshot,
             Err(error) => return warn!(%error, "Cannot read what is written"),
         };
-        for fault in snapshot.faults.iter().filter(|fault| !self.snapshot.faults.contains(fault)) {
+        for fault in snapshot
+            .faults
+            .iter()
+            .filter(|fault| !self.snapshot.faults.contains(fault))
+        {
             warn!(%fault, "The manifest is wrong; the last valid one stays in force");
         }
-        let reconnect = snapshot.config != self.snapshot.config || !Arc::ptr_eq(&snapshot.secrets, &self.snapshot.secrets);
+        let reconnect = snapshot.config != self.snapshot.config
+            || !Arc::ptr_eq(&snapshot.secrets, &self.snapshot.secrets);
         if snapshot.version != self.version {
             self.adopt_status(&snapshot);
         }
@@ -283,7 +303,8 @@ impl Actor {
             return;
         }
         let servers = settings.servers != self.core.settings().servers;
-        self.core.on(Event::Configured(Box::new(settings)), Instant::now());
+        self.core
+            .on(Event::Configured(Box::new(settings)), Instant::now());
         if servers {
             self.log_in(false);
         }
@@ -294,11 +315,16 @@ impl Actor {
         let config = Arc::clone(&self.snapshot.config);
         let settings = self.settings();
         if !first {
-            self.core.on(Event::Configured(Box::new(settings.clone())), Instant::now());
+            self.core
+                .on(Event::Configured(Box::new(settings.clone())), Instant::now());
         }
         match Login::of(&config, &self.snapshot.secrets) {
             Ok(login) => {
-                self.tasks.probe(&settings.servers, &login, config.ha.enabled && config.ha.write_probe);
+                self.tasks.probe(
+                    &settings.servers,
+                    &login,
+                    config.ha.enabled && config.ha.write_probe,
+                );
                 self.executor = Some(match &self.executor {
                     Some(executor) => executor.reconfigured(login.clone(), settings),
                     None => {
@@ -325,7 +351,11 @@ impl Actor {
             return;
         }
         let ha = &self.snapshot.config.ha;
-        self.tasks.set_period(if self.is_busy() { ha.probe_period.min(PROBE_BUSY) } else { ha.probe_period });
+        self.tasks.set_period(if self.is_busy() {
+            ha.probe_period.min(PROBE_BUSY)
+        } else {
+            ha.probe_period
+        });
         for _ in 0..WRITES_MAX {
             let now = Instant::now();
             let decision = self.core.decide(now);
@@ -439,7 +469,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 fn event(note: &Note, epoch: u64) -> EventRecord {
     EventRecord {
         time: crds::units::rfc3339(SystemTime::now()),
-        kind: if note.is_warning() { EventType::Warning } else { EventType::Normal },
+        kind: if note.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
         reason: format!("{:?}", note.reason),
         message: note.message.clone(),
         epoch,

@@ -2,8 +2,8 @@
 //! knows what the one before it knew.
 
 use crate::core::{
-    Blocked, Candidate, Durable, Fencing, Finished, Kind, Lsn, Master, Mode, Operation, Outcome, Rejoin, Step,
-    SyncSet, SyncState,
+    Blocked, Candidate, Durable, Fencing, Finished, Kind, Lsn, Master, Mode, Operation, Outcome, Rejoin,
+    Step, SyncSet, SyncState,
 };
 use crds::status::{self, OperationKind, OperationOutcome, OperationStep, PgPoolStatus, RoutingMode};
 use std::time::SystemTime;
@@ -66,13 +66,17 @@ pub fn read(status: &PgPoolStatus) -> Result<Durable, Newer> {
         RoutingMode::Paused => Mode::Paused,
         RoutingMode::Fenced => Mode::Fenced,
     };
-    let sync_set = |set: &status::SyncSet| SyncSet { names: set.names.clone(), k: set.k };
+    let sync_set = |set: &status::SyncSet| SyncSet {
+        names: set.names.clone(),
+        k: set.k,
+    };
     let rejoin = status.servers.iter().filter_map(|server| {
         let rejoin = server.rejoin.as_ref()?;
         let rejoin = Rejoin {
             tries: rejoin.attempts,
             rewinding: rejoin.rewinding,
             given_up: rejoin.given_up,
+            zombie: rejoin.zombie,
             suspect: rejoin.suspect_timeline,
         };
         Some((server.name.clone(), rejoin))
@@ -110,7 +114,12 @@ fn operation(from: &status::Operation) -> Result<Operation, Newer> {
         priority: candidate.priority,
         delayed: candidate.delay_ms > 0,
     });
-    let names = |text: &str| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let names = |text: &str| {
+        text.split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
     Ok(Operation {
         id: from.id.clone(),
         kind: match from.kind {
@@ -119,7 +128,9 @@ fn operation(from: &status::Operation) -> Result<Operation, Newer> {
             OperationKind::Unknown => return Err(Newer),
         },
         from: from.from.clone(),
-        from_timeline: number("fromTimeline").and_then(|n| u32::try_from(n).ok()).ok_or(Newer)?,
+        from_timeline: number("fromTimeline")
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or(Newer)?,
         system: note("system").to_owned(),
         target: from.target.clone(),
         step: left(&STEPS, from.step).ok_or(Newer)?,
@@ -128,7 +139,11 @@ fn operation(from: &status::Operation) -> Result<Operation, Newer> {
         promote_issued: from.promote_issued_at.is_some(),
         fencing: from.fencing_level.and_then(|level| left(&FENCING, level)),
         candidates: candidates.collect(),
-        detached: from.detached.iter().map(|detached| detached.name.clone()).collect(),
+        detached: from
+            .detached
+            .iter()
+            .map(|detached| detached.name.clone())
+            .collect(),
         suspects: names(note("suspects")),
         stopped_at: from.master_lsn.as_deref().and_then(Lsn::parse),
         last_lsn: Lsn::parse(note("lastLsn")),
@@ -148,19 +163,27 @@ pub fn write(durable: &Durable, status: &mut PgPoolStatus, now: SystemTime) {
         Mode::Paused => (RoutingMode::Paused, false),
         Mode::Fenced => (RoutingMode::Fenced, false),
     };
-    if (status.routing.mode, status.routing.leases_only) != (mode, leases_only) || status.routing.since.is_empty() {
+    if (status.routing.mode, status.routing.leases_only) != (mode, leases_only)
+        || status.routing.since.is_empty()
+    {
         status.routing.since.clone_from(&now);
     }
     status.routing.mode = mode;
     status.routing.leases_only = leases_only;
-    let is_switchover = durable.operation.as_ref().filter(|op| op.kind == Kind::Switchover);
+    let is_switchover = durable
+        .operation
+        .as_ref()
+        .filter(|op| op.kind == Kind::Switchover);
     status.routing.force = mode != RoutingMode::Open && is_switchover.is_some_and(|op| op.force);
     if mode != RoutingMode::Paused {
         status.routing.deadline = None;
     }
     status.epoch = durable.epoch;
     write_master(durable.master.as_ref(), status, &now);
-    let sync_set = |set: &SyncSet| status::SyncSet { names: set.names.clone(), k: set.k };
+    let sync_set = |set: &SyncSet| status::SyncSet {
+        names: set.names.clone(),
+        k: set.k,
+    };
     status.sync = status::SyncStatus {
         confirmed: durable.sync.confirmed.as_ref().map(sync_set),
         pending: durable.sync.pending.as_ref().map(sync_set),
@@ -172,22 +195,33 @@ pub fn write(durable: &Durable, status: &mut PgPoolStatus, now: SystemTime) {
             status.conclude(record);
         }
     }
-    status.operation =
-        durable.operation.as_ref().map(|op| write_operation(op, status.operation.as_ref(), &now));
-    status.last_switchover_request.clone_from(&durable.last_switchover);
+    status.operation = durable
+        .operation
+        .as_ref()
+        .map(|op| write_operation(op, status.operation.as_ref(), &now));
+    status
+        .last_switchover_request
+        .clone_from(&durable.last_switchover);
     status.served_requests.clone_from(&durable.served);
     for (name, _) in &durable.rejoin {
         if status.server(name).is_none() {
-            status.servers.push(status::ServerStatus { name: name.clone(), ..Default::default() });
+            status.servers.push(status::ServerStatus {
+                name: name.clone(),
+                ..Default::default()
+            });
         }
     }
     for server in &mut status.servers {
-        server.rejoin = durable.rejoin.get(&server.name).map(|rejoin| status::RejoinStatus {
-            attempts: rejoin.tries,
-            rewinding: rejoin.rewinding,
-            given_up: rejoin.given_up,
-            suspect_timeline: rejoin.suspect,
-        });
+        server.rejoin = durable
+            .rejoin
+            .get(&server.name)
+            .map(|rejoin| status::RejoinStatus {
+                attempts: rejoin.tries,
+                rewinding: rejoin.rewinding,
+                given_up: rejoin.given_up,
+                zombie: rejoin.zombie,
+                suspect_timeline: rejoin.suspect,
+            });
     }
 }
 
@@ -237,7 +271,9 @@ fn write_operation(op: &Operation, old: Option<&status::Operation>, now: &str) -
     if let Some(lsn) = op.last_lsn {
         notes.insert("lastLsn".to_owned(), lsn.to_string());
     }
-    let issued = old.and_then(|old| old.promote_issued_at.clone()).unwrap_or_else(|| now.to_owned());
+    let issued = old
+        .and_then(|old| old.promote_issued_at.clone())
+        .unwrap_or_else(|| now.to_owned());
     status::Operation {
         id: op.id.clone(),
         kind: match op.kind {
@@ -266,7 +302,10 @@ fn write_operation(op: &Operation, old: Option<&status::Operation>, now: &str) -
         request_id: op.request.clone(),
         force: op.force,
         master_lsn: op.stopped_at.map(|lsn| lsn.to_string()),
-        reason: op.blocked.and_then(|blocked| right(&BLOCKED, blocked)).map(str::to_owned),
+        reason: op
+            .blocked
+            .and_then(|blocked| right(&BLOCKED, blocked))
+            .map(str::to_owned),
         message: op.message.clone(),
         notes,
     }
@@ -308,12 +347,19 @@ fn milliseconds(from: &str, to: &str) -> u64 {
         let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
         let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
         // Days since an arbitrary day, with March as the first month.
-        let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let (y, m) = if month > 2 {
+            (year, month - 3)
+        } else {
+            (year - 1, month + 9)
+        };
         let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day;
         let seconds = ((days * 24 + number(11..13)?) * 60 + number(14..16)?) * 60 + number(17..19)?;
         Some(seconds * 1000 + number(20..23)?)
     };
-    of(from).zip(of(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or_default()
+    of(from)
+        .zip(of(to))
+        .and_then(|(from, to)| u64::try_from(to - from).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -351,12 +397,25 @@ mod tests {
             blocked: Some(Blocked::LagLimit),
             message: "m".into(),
         };
-        let set = |names: &[&str]| SyncSet { names: names.iter().map(|n| n.to_string()).collect(), k: 1 };
-        let rejoin = Rejoin { tries: 2, rewinding: true, given_up: false, suspect: Some(3) };
+        let set = |names: &[&str]| SyncSet {
+            names: names.iter().map(|n| n.to_string()).collect(),
+            k: 1,
+        };
+        let rejoin = Rejoin {
+            tries: 2,
+            rewinding: true,
+            given_up: false,
+            zombie: true,
+            suspect: Some(3),
+        };
         Durable {
             epoch: 9,
             mode: Mode::Fenced,
-            master: Some(Master { name: "a".into(), timeline: 3, system: "77".into() }),
+            master: Some(Master {
+                name: "a".into(),
+                timeline: 3,
+                system: "77".into(),
+            }),
             sync: SyncState {
                 confirmed: Some(set(&["b"])),
                 pending: Some(set(&["c"])),

@@ -19,7 +19,12 @@ pub(super) fn settings(
         .into_iter()
         .map(|server| {
             let (Address::Host { host, port } | Address::Pod { name: host, port }) = server.address;
-            Server { name: server.name, host, port, priority: server.failover_priority }
+            Server {
+                name: server.name,
+                host,
+                port,
+                priority: server.failover_priority,
+            }
         })
         .collect();
     keep_master(&mut servers, durable, status);
@@ -76,11 +81,20 @@ fn keep_master(servers: &mut Vec<Server>, durable: &Durable, status: &PgPoolStat
     if servers.iter().any(|server| server.name == master.name) {
         return;
     }
-    let address = status.master.as_ref().map(|master| master.address.as_str()).unwrap_or_default();
+    let address = status
+        .master
+        .as_ref()
+        .map(|master| master.address.as_str())
+        .unwrap_or_default();
     if let Some((host, port)) = address.rsplit_once(':')
         && let Ok(port) = port.parse()
     {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        servers.push(Server { name: master.name.clone(), host, port, priority: 50 });
+        servers.push(Server {
+            name: master.name.clone(),
+            host,
+            port,
+            priority: 50,
+        });
     }
 }

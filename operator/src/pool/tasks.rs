@@ -20,7 +20,11 @@ pub(super) enum Message {
         seen: Seen,
     },
     /// An act ended.
-    Acted { server: Name, kind: ActKind, error: Option<String> },
+    Acted {
+        server: Name,
+        kind: ActKind,
+        error: Option<String>,
+    },
 }
 
 /// The running tasks of one actor.
@@ -56,8 +60,16 @@ impl Tasks {
         for server in servers {
             let poke = Arc::new(Notify::new());
             let prober = Prober::new(server.clone(), login.clone(), writes);
-            let task = probe(prober, server.name.clone(), self.round, self.inbox.clone(), Arc::clone(&poke), self.period.subscribe());
-            self.probers.insert(server.name.clone(), (self.tasks.spawn(task), poke));
+            let task = probe(
+                prober,
+                server.name.clone(),
+                self.round,
+                self.inbox.clone(),
+                Arc::clone(&poke),
+                self.period.subscribe(),
+            );
+            self.probers
+                .insert(server.name.clone(), (self.tasks.spawn(task), poke));
         }
     }
 
@@ -68,7 +80,8 @@ impl Tasks {
 
     /// How far apart probes are.
     pub(super) fn set_period(&self, period: Duration) {
-        self.period.send_if_modified(|old| std::mem::replace(old, period) != period);
+        self.period
+            .send_if_modified(|old| std::mem::replace(old, period) != period);
     }
 
     /// Looks at a server now.
@@ -93,7 +106,8 @@ impl Tasks {
 
     /// An act ended: look what it did.
     pub(super) fn acted(&mut self, server: &str, kind: ActKind) {
-        self.busy.remove(&(server.to_owned(), kind == ActKind::Checkpoint));
+        self.busy
+            .remove(&(server.to_owned(), kind == ActKind::Checkpoint));
         for name in self.probers.keys() {
             self.poke(name);
         }
@@ -111,7 +125,15 @@ async fn probe(
 ) {
     loop {
         let seen = prober.probe().await;
-        if inbox.send(Message::Seen { round, server: server.clone(), seen }).await.is_err() {
+        if inbox
+            .send(Message::Seen {
+                round,
+                server: server.clone(),
+                seen,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
         let pause = *period.borrow_and_update();

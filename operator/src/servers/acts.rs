@@ -61,18 +61,30 @@ pub struct Executor {
 impl Executor {
     /// With this login and these commands.
     pub fn new(login: Login, commands: Commands, settings: Settings) -> Self {
-        Self { login, commands, settings: Arc::new(settings), known: Arc::default() }
+        Self {
+            login,
+            commands,
+            settings: Arc::new(settings),
+            known: Arc::default(),
+        }
     }
 
     /// The same knowledge, another login or manifest.
     #[must_use]
     pub fn reconfigured(&self, login: Login, settings: Settings) -> Self {
-        Self { login, settings: Arc::new(settings), ..self.clone() }
+        Self {
+            login,
+            settings: Arc::new(settings),
+            ..self.clone()
+        }
     }
 
     /// Takes in where a server's files are, and how it reaches its master.
     pub fn learn(&self, server: &str, folder: &str, conninfo: Option<Conninfo>) {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if !folder.is_empty() {
             known.folders.insert(server.to_owned(), folder.to_owned());
         }
@@ -83,7 +95,11 @@ impl Executor {
 
     /// The data directories known, to be remembered in the status.
     pub fn folders(&self) -> BTreeMap<String, String> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).folders.clone()
+        self.known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .folders
+            .clone()
     }
 
     fn folder(&self, server: &str) -> Option<PathBuf> {
@@ -91,7 +107,9 @@ impl Executor {
     }
 
     fn server(&self, name: &str) -> Result<&Server, ActError> {
-        self.settings.server(name).ok_or_else(|| ActError::Command(format!("{name} is not in the manifest any more")))
+        self.settings
+            .server(name)
+            .ok_or_else(|| ActError::Command(format!("{name} is not in the manifest any more")))
     }
 
     /// Does one act.
@@ -114,7 +132,9 @@ impl Executor {
             Act::Checkpoint { .. } => CHECKPOINT,
             _ => SHORT,
         };
-        timeout(limit, self.by_sql(&server, act, limit)).await.map_err(|_| ActError::Timeout(limit))?
+        timeout(limit, self.by_sql(&server, act, limit))
+            .await
+            .map_err(|_| ActError::Timeout(limit))?
     }
 
     async fn by_sql(&self, server: &Server, act: Act, limit: Duration) -> Result<(), ActError> {
@@ -144,7 +164,10 @@ impl Executor {
                     sql.query(&sql_text).await?;
                 }
             }
-            Act::SyncNames { set: SyncSet { names, k }, .. } => {
+            Act::SyncNames {
+                set: SyncSet { names, k },
+                ..
+            } => {
                 let value = SyncSet { names, k }.render();
                 set(&mut sql, "synchronous_standby_names", Some(&value)).await?;
             }
@@ -156,7 +179,13 @@ impl Executor {
             Act::MakeStandby { master, .. } => self.make_standby(&mut sql, server, &master).await?,
             Act::UnmakeStandby { .. } => {
                 let direct = "copy (select where false) to program 'rm -f standby.signal'";
-                helper(&mut sql, "unmake_standby()", "select pgstmtpool.unmake_standby()", direct).await?;
+                helper(
+                    &mut sql,
+                    "unmake_standby()",
+                    "select pgstmtpool.unmake_standby()",
+                    direct,
+                )
+                .await?;
             }
             Act::Stop { .. } => stop(&mut sql).await?,
             Act::Start { .. } | Act::Rewind { .. } => {}
@@ -166,7 +195,9 @@ impl Executor {
     }
 
     async fn detach(&self, sql: &mut Connection, server: &Server) -> Result<(), ActError> {
-        let Some(conninfo) = current_conninfo(sql).await? else { return Ok(()) };
+        let Some(conninfo) = current_conninfo(sql).await? else {
+            return Ok(());
+        };
         self.learn(&server.name, "", Some(conninfo.clone()));
         set(sql, "primary_conninfo", Some(&conninfo.detached().to_string())).await?;
         self.restart_if_old(sql, server).await
@@ -188,12 +219,18 @@ impl Executor {
         self.command(server, Purpose::Restart, &[]).await
     }
 
-    async fn make_standby(&self, sql: &mut Connection, server: &Server, master: &str) -> Result<(), ActError> {
+    async fn make_standby(
+        &self,
+        sql: &mut Connection,
+        server: &Server,
+        master: &str,
+    ) -> Result<(), ActError> {
         let own = current_conninfo(sql).await?;
         let conninfo = self.conninfo(server, master, own)?;
-        // None of this takes effect before it restarts (a master does not look at them), so there is no reload.
+        // A master does not look at these two before it restarts; the reload lets us see that they are set.
         set_without_reload(sql, "primary_slot_name", Some(&slot_name(&server.name))).await?;
-        set_without_reload(sql, "primary_conninfo", Some(&conninfo)).await?;
+        set(sql, "primary_conninfo", Some(&conninfo)).await?;
+        // A fence stays up until the restart.
         set_without_reload(sql, "default_transaction_read_only", None).await?;
         let direct = "do $$ begin execute pg_catalog.format('copy (select where false) to %L', \
                       pg_catalog.current_setting('data_directory') || '/standby.signal'); end $$";
@@ -223,10 +260,15 @@ impl Executor {
             }
             (None, Some(own)) if own.get("user").is_some() => own,
             _ => {
-                let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let known = self
+                    .known
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 let mine = known.conninfos.get(&server.name);
                 let anybodys = || known.conninfos.values().next();
-                mine.or_else(anybodys).cloned().unwrap_or_else(|| with(&self.login.fallback))
+                mine.or_else(anybodys)
+                    .cloned()
+                    .unwrap_or_else(|| with(&self.login.fallback))
             }
         };
         base.remove("passfile");
@@ -235,13 +277,25 @@ impl Executor {
 
     // --- commands
 
-    async fn command(&self, server: &Server, purpose: Purpose, more: &[(&str, String)]) -> Result<(), ActError> {
+    async fn command(
+        &self,
+        server: &Server,
+        purpose: Purpose,
+        more: &[(&str, String)],
+    ) -> Result<(), ActError> {
         let folder = self.folder(&server.name);
-        self.commands.run(server, folder.as_deref(), purpose, more).await.map_err(ActError::Command)
+        self.commands
+            .run(server, folder.as_deref(), purpose, more)
+            .await
+            .map_err(ActError::Command)
     }
 
     /// What a stopped server needs to come up as a standby; also told to the command, in case the files are not within our reach.
-    fn standby_environment(&self, server: &Server, master: &str) -> Result<Vec<(&'static str, String)>, ActError> {
+    fn standby_environment(
+        &self,
+        server: &Server,
+        master: &str,
+    ) -> Result<Vec<(&'static str, String)>, ActError> {
         let folder = self.folder(&server.name);
         let own = folder.as_deref().and_then(files::conninfo);
         let conninfo = self.conninfo(server, master, own)?;
@@ -254,8 +308,15 @@ impl Executor {
     }
 
     fn place(&self, server: &Server, environment: &[(&str, String)]) -> Result<(), ActError> {
-        let Some(folder) = self.folder(&server.name) else { return Ok(()) };
-        let get = |key: &str| environment.iter().find(|(name, _)| *name == key).map_or("", |(_, value)| value);
+        let Some(folder) = self.folder(&server.name) else {
+            return Ok(());
+        };
+        let get = |key: &str| {
+            environment
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map_or("", |(_, value)| value)
+        };
         let conninfo = get("PGSTMTPOOL_PRIMARY_CONNINFO");
         files::make_standby(&folder, conninfo, get("PGSTMTPOOL_PRIMARY_SLOT_NAME"))?;
         Ok(())
@@ -305,7 +366,10 @@ impl Executor {
 async fn current_conninfo(sql: &mut Connection) -> Result<Option<Conninfo>, ActError> {
     let text = "select setting from pg_catalog.pg_settings where name = 'primary_conninfo'";
     let result = sql.query_one(text).await?;
-    Ok(result.get(0, 0).filter(|text| !text.is_empty()).and_then(Conninfo::parse))
+    Ok(result
+        .get(0, 0)
+        .filter(|text| !text.is_empty())
+        .and_then(Conninfo::parse))
 }
 
 async fn set_without_reload(sql: &mut Connection, name: &str, value: Option<&str>) -> Result<(), ActError> {
@@ -367,7 +431,9 @@ async fn promote(sql: &mut Connection) -> Result<(), ActError> {
 }
 
 async fn mark(sql: &mut Connection, epoch: u64, operation: &str, master: &str) -> Result<(), ActError> {
-    let there = sql.query_one("select pg_catalog.to_regclass('pgstmtpool.epoch') is not null").await?;
+    let there = sql
+        .query_one("select pg_catalog.to_regclass('pgstmtpool.epoch') is not null")
+        .await?;
     if there.get(0, 0) == Some("t") {
         let statement = format!(
             "insert into pgstmtpool.epoch (epoch, op_id, master_name) values ({epoch}, {}, {}) on conflict do nothing",
@@ -389,7 +455,12 @@ async fn helper(sql: &mut Connection, function: &str, call: &str, direct: &str) 
              where f.oid = pg_catalog.to_regprocedure({name})"
         ))
         .await?;
-    sql.query(if there.get(0, 0) == Some("t") { call } else { direct }).await?;
+    sql.query(if there.get(0, 0) == Some("t") {
+        call
+    } else {
+        direct
+    })
+    .await?;
     Ok(())
 }
 

@@ -85,7 +85,10 @@ impl Commands {
             .env("PGSTMTPOOL_SERVER", &server.name)
             .env("PGSTMTPOOL_HOST", &server.host)
             .env("PGSTMTPOOL_PORT", server.port.to_string())
-            .env("PGSTMTPOOL_DATA_DIRECTORY", folder.unwrap_or_else(|| Path::new("")))
+            .env(
+                "PGSTMTPOOL_DATA_DIRECTORY",
+                folder.unwrap_or_else(|| Path::new("")),
+            )
             .envs(more.iter().map(|(key, value)| (*key, value)))
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -111,7 +114,11 @@ impl Commands {
         }
         let said = output.tail();
         warn!(server = %server.name, action = purpose.as_str(), %status, said, "Command failed");
-        Err(format!("{option} {} {}: {status}: {said}", purpose.as_str(), server.name))
+        Err(format!(
+            "{option} {} {}: {status}: {said}",
+            purpose.as_str(),
+            server.name
+        ))
     }
 }
 
@@ -122,7 +129,11 @@ fn tempfile() -> std::io::Result<Output> {
     let mut bytes = [0u8; 8];
     getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
     let path = std::env::temp_dir().join(format!("pgstmtpool-command-{:016x}", u64::from_ne_bytes(bytes)));
-    let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(Output(file))
 }
@@ -133,7 +144,10 @@ impl Output {
         let mut text = Vec::new();
         let length = self.0.metadata().map_or(0, |metadata| metadata.len());
         let from = length.saturating_sub(OUTPUT_MAX as u64);
-        let read = self.0.seek(SeekFrom::Start(from)).and_then(|_| self.0.read_to_end(&mut text));
+        let read = self
+            .0
+            .seek(SeekFrom::Start(from))
+            .and_then(|_| self.0.read_to_end(&mut text));
         if read.is_err() {
             return String::new();
         }
@@ -146,24 +160,41 @@ mod tests {
     use super::*;
 
     fn server() -> Server {
-        Server { name: "pg-1".into(), host: "h".into(), port: 5, priority: 50 }
+        Server {
+            name: "pg-1".into(),
+            host: "h".into(),
+            port: 5,
+            priority: 50,
+        }
     }
 
     #[tokio::test]
     async fn a_command_knows_what_it_is_for_and_its_words_are_in_the_error() {
         let text = "echo $PGSTMTPOOL_ACTION $PGSTMTPOOL_SERVER $PGSTMTPOOL_HOST $PGSTMTPOOL_PORT \
                     $PGSTMTPOOL_DATA_DIRECTORY $MORE; exit 3";
-        let commands = Commands { restart: Some(text.into()), rewind: None };
+        let commands = Commands {
+            restart: Some(text.into()),
+            rewind: None,
+        };
         let more = [("MORE", "a b".to_owned())];
-        let error = commands.run(&server(), Some(Path::new("/d")), Purpose::Stop, &more).await.unwrap_err();
+        let error = commands
+            .run(&server(), Some(Path::new("/d")), Purpose::Stop, &more)
+            .await
+            .unwrap_err();
         assert!(error.ends_with("exit status: 3: stop pg-1 h 5 /d a b"), "{error}");
-        let error = commands.run(&server(), None, Purpose::Rewind, &[]).await.unwrap_err();
+        let error = commands
+            .run(&server(), None, Purpose::Rewind, &[])
+            .await
+            .unwrap_err();
         assert_eq!(error, "pg-1: there is no --rewind-command");
     }
 
     #[tokio::test]
     async fn what_a_command_leaves_running_does_not_hold_it_up() {
-        let commands = Commands { restart: Some("sleep 20 & exit 0".into()), rewind: None };
+        let commands = Commands {
+            restart: Some("sleep 20 & exit 0".into()),
+            rewind: None,
+        };
         let server = server();
         let ran = commands.run(&server, None, Purpose::Start, &[]);
         timeout(Duration::from_secs(10), ran).await.unwrap().unwrap();

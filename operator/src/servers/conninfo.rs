@@ -62,7 +62,11 @@ impl Conninfo {
             names.push(decode(name)?);
             ports.push(port.to_owned());
         }
-        let port = if ports.iter().all(String::is_empty) { String::new() } else { ports.join(",") };
+        let port = if ports.iter().all(String::is_empty) {
+            String::new()
+        } else {
+            ports.join(",")
+        };
         let parts = [
             ("user", decode(user)?),
             ("password", decode(password)?),
@@ -84,7 +88,11 @@ impl Conninfo {
 
     /// The value of a key; the last one counts, as in libpq.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Sets a key.
@@ -136,10 +144,16 @@ impl Conninfo {
 
     /// Where it points.
     pub fn upstream(&self) -> Upstream {
-        let host = self.get("hostaddr").or_else(|| self.get("host")).unwrap_or_default();
+        let host = self
+            .get("hostaddr")
+            .or_else(|| self.get("host"))
+            .unwrap_or_default();
         Upstream {
             host: host.to_owned(),
-            port: self.get("port").and_then(|port| port.parse().ok()).unwrap_or(5432),
+            port: self
+                .get("port")
+                .and_then(|port| port.parse().ok())
+                .unwrap_or(5432),
             application_name: self.get("application_name").unwrap_or_default().to_owned(),
         }
     }
@@ -153,7 +167,11 @@ impl fmt::Display for Conninfo {
             if !value.is_empty() && value.chars().all(is_plain) {
                 write!(f, "{blank}{key}={value}")?;
             } else {
-                write!(f, "{blank}{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))?;
+                write!(
+                    f,
+                    "{blank}{key}='{}'",
+                    value.replace('\\', "\\\\").replace('\'', "\\'")
+                )?;
             }
         }
         Ok(())
@@ -162,7 +180,10 @@ impl fmt::Display for Conninfo {
 
 impl fmt::Debug for Conninfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.0.iter().map(|(key, value)| (key, if key == "password" { "..." } else { value }));
+        let keys = self
+            .0
+            .iter()
+            .map(|(key, value)| (key, if key == "password" { "..." } else { value }));
         f.debug_map().entries(keys).finish()
     }
 }
@@ -195,7 +216,10 @@ mod tests {
             (r"password='it\'s \\ me' host=x", r"password='it\'s \\ me' host=x"),
             (r"password=a\ b", "password='a b'"),
             ("host=''", "host=''"),
-            ("postgresql://u:p%40q@h:5433/db?sslmode=require", "user=u password=p@q host=h port=5433 dbname=db sslmode=require"),
+            (
+                "postgresql://u:p%40q@h:5433/db?sslmode=require",
+                "user=u password=p@q host=h port=5433 dbname=db sslmode=require",
+            ),
             ("postgres://[::1]:7/", "host=::1 port=7"),
             ("postgres://u@/x?host=%2Ftmp", "user=u dbname=x host=/tmp"),
         ] {
@@ -208,7 +232,10 @@ mod tests {
 
     #[test]
     fn pointing_elsewhere_keeps_login_and_settings() {
-        let info = Conninfo::parse("user=r password='s e' hostaddr=1.2.3.4 host=old port=1 sslmode=prefer host=old2").unwrap();
+        let info = Conninfo::parse(
+            "user=r password='s e' hostaddr=1.2.3.4 host=old port=1 sslmode=prefer host=old2",
+        )
+        .unwrap();
         let there = info.pointed_at("new", 7, "pg-1");
         assert_eq!(
             there.to_string(),

@@ -8,7 +8,11 @@ use std::path::Path;
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 /// Settings we write; what stands there of them goes. A fence by SQL ends with the new part.
-const OURS: [&str; 3] = ["primary_conninfo", "primary_slot_name", "default_transaction_read_only"];
+const OURS: [&str; 3] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "default_transaction_read_only",
+];
 
 /// Writes `standby.signal` and where to follow. Does nothing where `folder` is not a data directory within our reach: then the
 /// restart command must do it, and is told how.
@@ -38,13 +42,23 @@ pub(super) fn make_standby(folder: &Path, conninfo: &str, slot: &str) -> io::Res
 /// `primary_conninfo` as it stands there.
 pub(super) fn conninfo(folder: &Path) -> Option<Conninfo> {
     let text = fs::read_to_string(folder.join(AUTO_CONF)).ok()?;
-    let line = text.lines().rev().find(|line| name_of(line) == Some("primary_conninfo"))?;
-    let value = line.split_once('=')?.1.trim().strip_prefix('\'')?.strip_suffix('\'')?;
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| name_of(line) == Some("primary_conninfo"))?;
+    let value = line
+        .split_once('=')?
+        .1
+        .trim()
+        .strip_prefix('\'')?
+        .strip_suffix('\'')?;
     Conninfo::parse(&value.replace("''", "'").replace("\\\\", "\\"))
 }
 
 fn without_ours(text: &str) -> String {
-    let kept = text.lines().filter(|line| name_of(line).is_none_or(|name| !OURS.contains(&name)));
+    let kept = text
+        .lines()
+        .filter(|line| name_of(line).is_none_or(|name| !OURS.contains(&name)));
     kept.flat_map(|line| [line, "\n"]).collect()
 }
 
@@ -56,7 +70,10 @@ fn name_of(line: &str) -> Option<&str> {
 
 /// As `ALTER SYSTEM` writes a value.
 fn quoted(value: &str) -> String {
-    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''").replace('\n', " "))
+    format!(
+        "'{}'",
+        value.replace('\\', "\\\\").replace('\'', "''").replace('\n', " ")
+    )
 }
 
 /// Writes beside and renames; owner and mode are those of the folder and of PostgreSQL's own files.
@@ -64,8 +81,12 @@ fn write_like_owner(folder: &Path, name: &str, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let owner = fs::metadata(folder)?;
     let beside = folder.join(format!("{name}.pgstmtpool"));
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     let mine = file.metadata()?;

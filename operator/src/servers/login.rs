@@ -39,14 +39,21 @@ impl Login {
     /// [`LoginError`].
     pub fn of(config: &PoolConfig, secrets: &Secrets) -> Result<Self, LoginError> {
         let login = |reference: &SecretRef| {
-            secrets.login(reference).map_err(|error| LoginError::Secret(error.to_string()))
+            secrets
+                .login(reference)
+                .map_err(|error| LoginError::Secret(error.to_string()))
         };
         let admin = config.admin_secret.as_ref().map(login).transpose()?;
         let replication = config.replication_secret.as_ref().map(login).transpose()?;
-        let (user, password) =
-            admin.map_or_else(|| ("postgres".to_owned(), String::new()), |login| (login.username, login.password));
-        let credential =
-            if password.is_empty() { Credential::None } else { Credential::from_secret(&password) };
+        let (user, password) = admin.map_or_else(
+            || ("postgres".to_owned(), String::new()),
+            |login| (login.username, login.password),
+        );
+        let credential = if password.is_empty() {
+            Credential::None
+        } else {
+            Credential::from_secret(&password)
+        };
         Ok(Self {
             credential,
             tls: tls(config, secrets)?,
@@ -59,8 +66,11 @@ impl Login {
 
     /// How to connect to `server`; a statement may take `limit`.
     pub fn config(&self, server: &Server, limit: Duration) -> Config {
-        let mut config =
-            Config::new(Target::new(server.host.clone(), server.port), self.user.clone(), "postgres");
+        let mut config = Config::new(
+            Target::new(server.host.clone(), server.port),
+            self.user.clone(),
+            "postgres",
+        );
         let options = format!(
             "-c search_path=pg_catalog -c statement_timeout={} -c synchronous_commit=local \
              -c lock_timeout=0 -c idle_in_transaction_session_timeout=0",
@@ -96,7 +106,12 @@ fn tls(config: &PoolConfig, secrets: &Secrets) -> Result<ClientTls, LoginError> 
             .get(name, key)
             .ok_or_else(|| LoginError::Secret(format!("Secret {name:?} has no key {key:?}")))
     };
-    let ca = config.server_tls.ca_secret.as_ref().map(|KeyRef { name, key: k }| key(name, k)).transpose()?;
+    let ca = config
+        .server_tls
+        .ca_secret
+        .as_ref()
+        .map(|KeyRef { name, key: k }| key(name, k))
+        .transpose()?;
     let pair = config.server_tls.client_cert_secret.as_ref();
     let identity = pair
         .map(|pair| {

@@ -34,7 +34,10 @@ pub struct Seen {
 
 impl From<Probe> for Seen {
     fn from(probe: Probe) -> Self {
-        Self { probe, conninfo: None }
+        Self {
+            probe,
+            conninfo: None,
+        }
     }
 }
 
@@ -61,7 +64,15 @@ impl Drop for Prober {
 impl Prober {
     /// Looks at `server`; with `writes` also whether a write comes back.
     pub fn new(server: Server, login: Login, writes: bool) -> Self {
-        Self { server, login, connection: None, read_files: false, writes, writer: None, wrote: None }
+        Self {
+            server,
+            login,
+            connection: None,
+            read_files: false,
+            writes,
+            writer: None,
+            wrote: None,
+        }
     }
 
     /// One look, within the probe timeout.
@@ -79,7 +90,9 @@ impl Prober {
             }
         };
         match &seen.probe {
-            Probe::Up(sample) if self.writes && !sample.recovery && self.is_hung().await => Probe::WriteHung.into(),
+            Probe::Up(sample) if self.writes && !sample.recovery && self.is_hung().await => {
+                Probe::WriteHung.into()
+            }
             _ => seen,
         }
     }
@@ -100,7 +113,9 @@ impl Prober {
         if !read_files {
             return Ok(seen);
         }
-        let Some(connection) = &mut self.connection else { return Ok(seen) };
+        let Some(connection) = &mut self.connection else {
+            return Ok(seen);
+        };
         Ok(ask(connection, true).await?.0)
     }
 
@@ -132,15 +147,33 @@ impl Prober {
 
 /// Asks both status queries in one round trip. The second half: whether files may be read.
 async fn ask(connection: &mut Connection, read_files: bool) -> Result<(Seen, bool), Error> {
-    let sql = if read_files { format!("{STATUS};\n{FILES}") } else { STATUS.to_owned() };
-    let results = connection.query(&sql).await?;
-    let Some(row) = results.first().and_then(|result| json::<StatusRow>(result.get(0, 0))) else {
-        return Ok((Probe::Odd("the status query gave no row that can be read".into()).into(), false));
+    let sql = if read_files {
+        format!("{STATUS};\n{FILES}")
+    } else {
+        STATUS.to_owned()
     };
-    let files = results.get(1).and_then(|result| json::<FilesRow>(result.get(0, 0)));
+    let results = connection.query(&sql).await?;
+    let Some(row) = results
+        .first()
+        .and_then(|result| json::<StatusRow>(result.get(0, 0)))
+    else {
+        return Ok((
+            Probe::Odd("the status query gave no row that can be read".into()).into(),
+            false,
+        ));
+    };
+    let files = results
+        .get(1)
+        .and_then(|result| json::<FilesRow>(result.get(0, 0)));
     let may = row.may.read_files == Some(true);
     let (sample, conninfo) = sample(row, files);
-    Ok((Seen { probe: Probe::Up(Box::new(sample)), conninfo }, may))
+    Ok((
+        Seen {
+            probe: Probe::Up(Box::new(sample)),
+            conninfo,
+        },
+        may,
+    ))
 }
 
 fn json<T: DeserializeOwned>(text: Option<&str>) -> Option<T> {
@@ -152,8 +185,13 @@ fn classify(error: &Error) -> Probe {
     if let Error::Fatal(Fatal::Connect(connect)) = error {
         match connect {
             ConnectError::Refused(_) => return Probe::Refused,
-            ConnectError::Timeout(_) | ConnectError::Resolve(_) | ConnectError::Io(_) => return Probe::Silent,
-            ConnectError::Server(_) | ConnectError::Auth(_) | ConnectError::Tls(_) | ConnectError::Protocol(_) => {}
+            ConnectError::Timeout(_) | ConnectError::Resolve(_) | ConnectError::Io(_) => {
+                return Probe::Silent;
+            }
+            ConnectError::Server(_)
+            | ConnectError::Auth(_)
+            | ConnectError::Tls(_)
+            | ConnectError::Protocol(_) => {}
         }
     }
     match error {
@@ -177,7 +215,9 @@ mod tests {
     fn a_server_that_lives_is_never_taken_for_dead() {
         let server = |code| {
             let fields = ErrorFields::new(Severity::Fatal, code, "x");
-            classify(&Error::Fatal(Fatal::Connect(ConnectError::Server(Box::new(fields)))))
+            classify(&Error::Fatal(Fatal::Connect(ConnectError::Server(Box::new(
+                fields,
+            )))))
         };
         for code in [
             SqlState::TOO_MANY_CONNECTIONS,

@@ -71,7 +71,11 @@ pub(super) struct FilesRow {
 /// Joins both answers. The second half is `primary_conninfo` as it stands, which holds a password: it never leaves this process.
 pub(super) fn sample(row: StatusRow, files: Option<FilesRow>) -> (Sample, Option<Conninfo>) {
     let files = files.unwrap_or_default();
-    let conninfo = row.conninfo.as_deref().filter(|text| !text.is_empty()).and_then(Conninfo::parse);
+    let conninfo = row
+        .conninfo
+        .as_deref()
+        .filter(|text| !text.is_empty())
+        .and_then(Conninfo::parse);
     let lsn = |text: Option<String>| text.as_deref().and_then(Lsn::parse).unwrap_or_default();
     let sample = Sample {
         version: row.version,
@@ -84,7 +88,10 @@ pub(super) fn sample(row: StatusRow, files: Option<FilesRow>) -> (Sample, Option
             streaming: receiver.status.as_deref() == Some("streaming"),
             timeline: receiver.timeline.unwrap_or_default(),
             host: receiver.host.unwrap_or_default(),
-            port: receiver.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
+            port: receiver
+                .port
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or_default(),
             message_age: receiver
                 .age_ms
                 .and_then(|age| u64::try_from(age).ok())
@@ -120,7 +127,10 @@ fn sender(row: SenderRow) -> Sender {
 pub(super) fn history(text: &str) -> Vec<Fork> {
     let line = |line: &str| {
         let mut words = line.split_whitespace();
-        Some(Fork { timeline: words.next()?.parse().ok()?, at: Lsn::parse(words.next()?)? })
+        Some(Fork {
+            timeline: words.next()?.parse().ok()?,
+            at: Lsn::parse(words.next()?)?,
+        })
     };
     text.lines().filter_map(line).collect()
 }
@@ -134,7 +144,16 @@ mod tests {
         let text = "# a comment\n1\t0/160D390\tno recovery target specified\n\n2\t1/0\tx\n";
         assert_eq!(
             history(text),
-            [Fork { timeline: 1, at: Lsn(0x160_D390) }, Fork { timeline: 2, at: Lsn(1 << 32) }]
+            [
+                Fork {
+                    timeline: 1,
+                    at: Lsn(0x160_D390)
+                },
+                Fork {
+                    timeline: 2,
+                    at: Lsn(1 << 32)
+                }
+            ]
         );
     }
 
@@ -147,9 +166,16 @@ mod tests {
                 "may": {"superuser": true, "read_files": true, "programs": true, "stop": null}}"#,
         )
         .unwrap();
-        let files = FilesRow { standby_signal: true, wal_timeline: Some(2), history: Some("1\t0/2000000\tx".into()) };
+        let files = FilesRow {
+            standby_signal: true,
+            wal_timeline: Some(2),
+            history: Some("1\t0/2000000\tx".into()),
+        };
         let (sample, conninfo) = sample(row, Some(files));
-        assert_eq!((sample.timeline, sample.lsn, sample.can_stop), (2, Lsn(0x300_0000), true));
+        assert_eq!(
+            (sample.timeline, sample.lsn, sample.can_stop),
+            (2, Lsn(0x300_0000), true)
+        );
         assert_eq!(sample.upstream.unwrap().host, "m");
         assert_eq!(conninfo.unwrap().get("password"), Some("x"));
     }

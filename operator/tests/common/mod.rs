@@ -1,5 +1,12 @@
 //! Real clusters for tests: PostgreSQL processes in a temporary folder, and an operator that can be killed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, unreachable_pub, reason = "test support")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    reason = "test support"
+)]
 
 use cluster::{ClusterSource, FileSource, ProxyReport, Request};
 use crds::status::{ConditionStatus, PgPoolStatus, RoutingMode};
@@ -18,25 +25,43 @@ use tokio::task::JoinHandle;
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
 fn binary(name: &str) -> String {
-    let folders = std::env::var("PG_BIN").into_iter().map(PathBuf::from).chain((12..=18).rev().map(|major| {
-        PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"))
-    }));
-    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    let folders = std::env::var("PG_BIN").into_iter().map(PathBuf::from).chain(
+        (12..=18)
+            .rev()
+            .map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"))),
+    );
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
     found.map_or_else(|| name.to_owned(), |path| path.display().to_string())
 }
 
 fn is_root() -> bool {
-    Command::new("id").arg("-u").output().unwrap().stdout.starts_with(b"0\n")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .unwrap()
+        .stdout
+        .starts_with(b"0\n")
 }
 
 /// PostgreSQL refuses to run as root.
 fn as_owner() -> &'static str {
-    if is_root() { "setpriv --reuid=postgres --regid=postgres --init-groups " } else { "" }
+    if is_root() {
+        "setpriv --reuid=postgres --regid=postgres --init-groups "
+    } else {
+        ""
+    }
 }
 
 pub fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n{text}");
     text
 }
@@ -60,7 +85,10 @@ fn template() -> &'static Path {
 fn scratch(name: &str) -> PathBuf {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("pgstmtpool-operator-{}-{count}-{name}", std::process::id()));
+    let path = std::env::temp_dir().join(format!(
+        "pgstmtpool-operator-{}-{count}-{name}",
+        std::process::id()
+    ));
     fs::create_dir_all(&path).unwrap();
     if is_root() {
         sh(&format!("chown postgres: {}", path.display()));
@@ -69,7 +97,11 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// One server.
@@ -82,21 +114,36 @@ pub struct Server {
 
 impl Server {
     pub fn start(&self) {
-        sh(&start_script(&self.data.display().to_string(), &self.port.to_string()));
+        sh(&start_script(
+            &self.data.display().to_string(),
+            &self.port.to_string(),
+        ));
     }
 
     pub fn stop(&self) {
-        sh(&format!("{}{} -D {} -m fast -w stop >/dev/null", as_owner(), binary("pg_ctl"), self.data.display()));
+        sh(&format!(
+            "{}{} -D {} -m fast -w stop >/dev/null",
+            as_owner(),
+            binary("pg_ctl"),
+            self.data.display()
+        ));
     }
 
     pub fn pid(&self) -> Option<u32> {
-        fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
+        fs::read_to_string(self.data.join("postmaster.pid"))
+            .ok()?
+            .lines()
+            .next()?
+            .parse()
+            .ok()
     }
 
     /// SIGKILL to the postmaster; its children end by themselves.
     pub fn kill(&self) {
         let pid = self.pid().unwrap();
-        sh(&format!("kill -9 {pid}; while kill -0 {pid} 2>/dev/null && ! grep -q ') Z' /proc/{pid}/stat; do sleep 0.02; done"));
+        sh(&format!(
+            "kill -9 {pid}; while kill -0 {pid} 2>/dev/null && ! grep -q ') Z' /proc/{pid}/stat; do sleep 0.02; done"
+        ));
         sh(&format!("rm -f {}", self.data.join("postmaster.pid").display()));
         // The children of a killed postmaster notice it within a moment; its shared memory must be gone before it starts again.
         let end = Instant::now() + DEADLINE;
@@ -107,26 +154,57 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Result<Connection, pgnet::client::Error> {
-        Connection::connect(&Config::new(Target::new("127.0.0.1", self.port), "postgres", "postgres")).await
+        Connection::connect(&Config::new(
+            Target::new("127.0.0.1", self.port),
+            "postgres",
+            "postgres",
+        ))
+        .await
     }
 
     /// One value of one row, or why not.
     pub async fn ask(&self, sql: &str) -> Result<String, String> {
         let work = async {
             let mut connection = self.connect().await.map_err(|error| error.to_string())?;
-            let result = connection.query_one(sql).await.map_err(|error| error.to_string())?;
+            let result = connection
+                .query_one(sql)
+                .await
+                .map_err(|error| error.to_string())?;
             Ok(result.get(0, 0).unwrap_or_default().to_owned())
         };
-        tokio::time::timeout(Duration::from_secs(20), work).await.unwrap_or(Err("no answer".into()))
+        tokio::time::timeout(Duration::from_secs(20), work)
+            .await
+            .unwrap_or(Err("no answer".into()))
     }
 
     pub async fn value(&self, sql: &str) -> String {
-        self.ask(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error}", self.name))
+        self.ask(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {sql}: {error}", self.name))
+    }
+
+    /// Waits until a query gives this value.
+    pub async fn until(&self, sql: &str, value: &str) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let last = self.ask(sql).await;
+            if last.as_deref() == Ok(value) {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "{}: {sql}: never {value}, but {last:?}",
+                self.name
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops or continues what receives the log.
     pub async fn signal_receiver(&self, signal: &str) {
-        let pid = self.value("select pid from pg_stat_activity where backend_type = 'walreceiver'").await;
+        let pid = self
+            .value("select pid from pg_stat_activity where backend_type = 'walreceiver'")
+            .await;
         sh(&format!("kill -{signal} {pid}"));
     }
 
@@ -141,7 +219,9 @@ fn children(_postmaster: u32, data: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == Path::new(data)))
-        .filter(|entry| !fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(") Z ")))
+        .filter(|entry| {
+            !fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(") Z "))
+        })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
 }
@@ -171,7 +251,11 @@ impl Drop for World {
             if std::thread::panicking() {
                 let log = fs::read_to_string(format!("{}.log", server.data.display())).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
-                eprintln!("--- log of {}\n{}", server.name, lines[lines.len().saturating_sub(25)..].join("\n"));
+                eprintln!(
+                    "--- log of {}\n{}",
+                    server.name,
+                    lines[lines.len().saturating_sub(25)..].join("\n")
+                );
             }
             if let Some(pid) = server.pid() {
                 let _ = Command::new("kill").args(["-QUIT", &pid.to_string()]).status();
@@ -197,7 +281,11 @@ impl World {
         let folder = scratch("world");
         let mut servers = Vec::new();
         for name in ["a", "b", "c"] {
-            let server = Server { name, port: free_port(), data: folder.join(name) };
+            let server = Server {
+                name,
+                port: free_port(),
+                data: folder.join(name),
+            };
             let data = server.data.display();
             sh(&format!("cp -a {} {data}", template().display()));
             if let Some(master) = servers.first() {
@@ -210,7 +298,9 @@ impl World {
                 fs::write(server.data.join("postgresql.auto.conf"), conf).unwrap();
                 fs::write(server.data.join("standby.signal"), "").unwrap();
                 if is_root() {
-                    sh(&format!("chown postgres: {data}/postgresql.auto.conf {data}/standby.signal"));
+                    sh(&format!(
+                        "chown postgres: {data}/postgresql.auto.conf {data}/standby.signal"
+                    ));
                 }
             }
             server.start();
@@ -220,8 +310,13 @@ impl World {
             servers.push(server);
         }
         let ctl = start_script("$PGSTMTPOOL_DATA_DIRECTORY", "$PGSTMTPOOL_PORT");
-        let stop = format!("{}{} -D $PGSTMTPOOL_DATA_DIRECTORY -m fast -w stop >/dev/null", as_owner(), binary("pg_ctl"));
-        let restart = format!("case $PGSTMTPOOL_ACTION in start) {ctl};; stop) {stop};; *) {stop}; {ctl};; esac");
+        let stop = format!(
+            "{}{} -D $PGSTMTPOOL_DATA_DIRECTORY -m fast -w stop >/dev/null",
+            as_owner(),
+            binary("pg_ctl")
+        );
+        let restart =
+            format!("case $PGSTMTPOOL_ACTION in start) {ctl};; stop) {stop};; *) {stop}; {ctl};; esac");
         let rewind = format!(
             "{}{} -D $PGSTMTPOOL_DATA_DIRECTORY --source-server=\"$PGSTMTPOOL_SOURCE_CONNINFO\"",
             as_owner(),
@@ -242,7 +337,10 @@ impl World {
     pub fn write_manifest(&self, more: &str) {
         let server = |at: usize| {
             let server = &self.servers[at];
-            format!("{{name: {}, host: 127.0.0.1, port: {}}}", server.name, server.port)
+            format!(
+                "{{name: {}, host: 127.0.0.1, port: {}}}",
+                server.name, server.port
+            )
         };
         let text = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: admin}}\nstringData: {{username: postgres, password: x}}\n---\n\
@@ -264,10 +362,15 @@ impl World {
     pub async fn operator(&self) -> Operator {
         let source = FileSource::open(&self.manifest, None).unwrap();
         let options = Options {
-            commands: Commands { restart: self.restart.clone(), rewind: self.rewind.clone() },
+            commands: Commands {
+                restart: self.restart.clone(),
+                rewind: self.rewind.clone(),
+            },
             request_path: Some(Request::path(&source.status_path())),
         };
-        let actor = Actor::open(Arc::new(source), options, Arc::new(Health::new("pool"))).await.unwrap();
+        let actor = Actor::open(Arc::new(source), options, Arc::new(Health::new("pool")))
+            .await
+            .unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let task = tokio::spawn(async move {
             actor.run(stopped).await;
@@ -277,7 +380,14 @@ impl World {
 
     pub async fn status(&self) -> PgPoolStatus {
         let source = FileSource::open(&self.manifest, None).unwrap();
-        source.current().await.unwrap().status.as_deref().cloned().unwrap_or_default()
+        source
+            .current()
+            .await
+            .unwrap()
+            .status
+            .as_deref()
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub async fn until(&self, what: &str, done: impl Fn(&PgPoolStatus) -> bool) -> PgPoolStatus {
@@ -294,7 +404,9 @@ impl World {
 
     pub async fn until_settled(&self) -> PgPoolStatus {
         self.until("a settled pool", |status| {
-            status.operation.is_none() && status.replicas_ready == "2/2" && status.routing.mode == RoutingMode::Open
+            status.operation.is_none()
+                && status.replicas_ready == "2/2"
+                && status.routing.mode == RoutingMode::Open
         })
         .await
     }
@@ -308,12 +420,21 @@ impl World {
     }
 
     pub fn request(&self, request: &Request) {
-        request.write(&Request::path(&self.folder.join("pool.status.yaml"))).unwrap();
+        request
+            .write(&Request::path(&self.folder.join("pool.status.yaml")))
+            .unwrap();
     }
 
     pub fn switchover(&self, to: &str, id: &str) {
-        let switchover = cluster::SwitchoverRequest { to: to.into(), request_id: id.into(), force: false };
-        self.request(&Request { switchover: Some(switchover), failover: None });
+        let switchover = cluster::SwitchoverRequest {
+            to: to.into(),
+            request_id: id.into(),
+            force: false,
+        };
+        self.request(&Request {
+            switchover: Some(switchover),
+            failover: None,
+        });
     }
 }
 
@@ -322,7 +443,9 @@ pub fn master_of(status: &PgPoolStatus) -> &str {
 }
 
 pub fn is_true(status: &PgPoolStatus, kind: &str) -> bool {
-    status.condition(kind).is_some_and(|condition| condition.status == ConditionStatus::True)
+    status
+        .condition(kind)
+        .is_some_and(|condition| condition.status == ConditionStatus::True)
 }
 
 /// A running operator; dropped, it is dead at once.
@@ -352,8 +475,12 @@ pub fn obedient_proxy(world: &World) -> JoinHandle<()> {
         loop {
             if let Ok(snapshot) = source.current().await {
                 let epoch = snapshot.status.map_or(0, |status| status.epoch);
-                let report =
-                    ProxyReport { id: "p1".into(), acked_epoch: epoch, drained: true, ..ProxyReport::default() };
+                let report = ProxyReport {
+                    id: "p1".into(),
+                    acked_epoch: epoch,
+                    drained: true,
+                    ..ProxyReport::default()
+                };
                 let _ = source.acknowledge(report).await;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

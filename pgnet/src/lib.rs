@@ -32,4 +32,4 @@ pub mod trace;
 mod wire;
 
 pub use client::Connection;
-pub use wire::{DecodeError, Formats, Oids, Values};
+pub use wire::{DecodeError, Formats, Oids, Secret, Values};

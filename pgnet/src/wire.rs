@@ -150,6 +150,24 @@ pub(crate) fn put_formats(buf: &mut BytesMut, formats: &[i16]) {
     }
 }
 
+/// Bytes that no log should show, such as a password: `Debug` says only how many there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret<'a>(pub &'a [u8]);
+
+impl std::ops::Deref for Secret<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "({} bytes, not shown)", self.0.len())
+    }
+}
+
 /// A list of two-byte words as it stands in a message (format codes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Formats<'a>(&'a [[u8; 2]]);

@@ -9,7 +9,7 @@ pub use encode::*;
 
 use crate::fields::Fields;
 use crate::startup::ProtocolVersion;
-use crate::wire::{DecodeError, Formats, Oids, Reader, Values};
+use crate::wire::{DecodeError, Formats, Oids, Reader, Secret, Values};
 
 /// The types of the messages.
 #[allow(missing_docs, reason = "the names of the manual")]
@@ -239,7 +239,7 @@ pub enum Message<'a> {
         /// The process.
         process_id: i32,
         /// The secret: 4 bytes, up to 256 since protocol 3.2.
-        key: &'a [u8],
+        key: Secret<'a>,
     },
     /// Answer to Bind.
     BindComplete,
@@ -365,10 +365,10 @@ fn columns(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
     usize::try_from(reader.i16()?).map_err(|_| DecodeError::Impossible("number of columns"))
 }
 
-fn key<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+fn key<'a>(reader: &mut Reader<'a>) -> Result<Secret<'a>, DecodeError> {
     let key = reader.rest();
     if crate::startup::CANCEL_KEY_LEN.contains(&key.len()) {
-        Ok(key)
+        Ok(Secret(key))
     } else {
         Err(DecodeError::Impossible("length of a cancel key"))
     }

@@ -46,7 +46,7 @@ fn every_message_without_a_list_survives_a_round_trip() {
             one(|b| backend_key_data(b, 77, &[1; 32])),
             Message::BackendKeyData {
                 process_id: 77,
-                key: &[1; 32],
+                key: Secret(&[1; 32]),
             },
         ),
         (

@@ -15,7 +15,6 @@ use crate::startup::ProtocolVersion;
 use crate::stream::Stream;
 
 /// A connection the server is ready to serve, and what it said about itself.
-#[derive(Debug)]
 pub struct Established {
     /// The connection.
     pub stream: Stream,
@@ -29,6 +28,22 @@ pub struct Established {
     pub cancel_key: Bytes,
     /// The version that was agreed on.
     pub protocol: ProtocolVersion,
+}
+
+impl std::fmt::Debug for Established {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            parameters,
+            process_id,
+            protocol,
+            ..
+        } = self;
+        write!(
+            f,
+            "Established(process {process_id}, protocol {protocol}, {} settings)",
+            parameters.len()
+        )
+    }
 }
 
 /// Connects, authenticates and waits for the first ReadyForQuery, all within the connect timeout. Dropping the future drops the

@@ -8,7 +8,7 @@ mod encode;
 
 pub use encode::*;
 
-use crate::wire::{DecodeError, Formats, Oids, Reader, Values};
+use crate::wire::{DecodeError, Formats, Oids, Reader, Secret, Values};
 
 /// The types of the messages.
 #[allow(missing_docs, reason = "the names of the manual")]
@@ -121,7 +121,7 @@ pub enum Message<'a> {
     },
     /// A password, SASL or GSS message: which one, only the state of the login knows. See [`password_of`],
     /// [`SaslInitial::decode`]; a SASLResponse is the whole body.
-    Authentication(&'a [u8]),
+    Authentication(Secret<'a>),
 }
 
 /// Reads the body of a message of this type.
@@ -161,7 +161,7 @@ pub fn decode(tag: u8, body: &[u8]) -> Result<Message<'_>, DecodeError> {
         tag::COPY_DONE => Message::CopyDone,
         tag::COPY_FAIL => Message::CopyFail(reader.cstr()?),
         tag::FUNCTION_CALL => function_call_view(&mut reader)?,
-        tag::AUTHENTICATION => Message::Authentication(reader.rest()),
+        tag::AUTHENTICATION => Message::Authentication(Secret(reader.rest())),
         other => return Err(DecodeError::UnknownTag(other)),
     };
     reader.end()?;
@@ -210,13 +210,19 @@ pub fn password_of(body: &[u8]) -> Result<&[u8], DecodeError> {
     Ok(password)
 }
 
-/// The first message of a SASL exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The first message of a SASL exchange. `Debug` shows the mechanism only: the data may be a bearer token.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SaslInitial<'a> {
     /// The mechanism chosen.
     pub mechanism: &'a [u8],
     /// The first data of the mechanism; `None` where the client waits for the server to begin.
     pub data: Option<&'a [u8]>,
+}
+
+impl std::fmt::Debug for SaslInitial<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SaslInitial({})", self.mechanism.escape_ascii())
+    }
 }
 
 impl<'a> SaslInitial<'a> {

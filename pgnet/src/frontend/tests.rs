@@ -57,10 +57,13 @@ fn every_message_survives_a_round_trip() {
         (one(|b| copy_data(b, b"\0\xff")), Message::CopyData(b"\0\xff")),
         (one(copy_done), Message::CopyDone),
         (one(|b| copy_fail(b, b"why")), Message::CopyFail(b"why")),
-        (one(|b| password(b, b"pw")), Message::Authentication(b"pw\0")),
+        (
+            one(|b| password(b, b"pw")),
+            Message::Authentication(Secret(b"pw\0")),
+        ),
         (
             one(|b| sasl_response(b, b"c=biws")),
-            Message::Authentication(b"c=biws"),
+            Message::Authentication(Secret(b"c=biws")),
         ),
     ];
     for (frame, expected) in &table {
@@ -201,4 +204,11 @@ fn a_password_is_exactly_one_string() {
     assert_eq!(password_of(b"pw\0"), Ok(&b"pw"[..]));
     assert_eq!(password_of(b"pw"), Err(DecodeError::Unterminated));
     assert_eq!(password_of(b"pw\0x\0"), Err(DecodeError::Trailing(2)));
+}
+
+#[test]
+fn debug_shows_no_password() {
+    let frame = one(|b| password(b, b"hunter2"));
+    let text = format!("{:?}", decode(frame[0], &frame[5..]).unwrap());
+    assert_eq!(text, "Authentication((8 bytes, not shown))");
 }

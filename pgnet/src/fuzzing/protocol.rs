@@ -124,8 +124,8 @@ pub(super) fn frontend(data: &[u8]) {
         }
         Message::Authentication(body) => {
             // The same bytes may be any of the three; none may panic.
-            let _ = (frontend::password_of(body), SaslInitial::decode(body));
-            frontend::sasl_response(buf, body);
+            let _ = (frontend::password_of(&body), SaslInitial::decode(&body));
+            frontend::sasl_response(buf, &body);
         }
     }
     same(&again, *tag, body);
@@ -144,7 +144,7 @@ pub(super) fn backend(data: &[u8]) {
     let buf = &mut again;
     match message {
         Message::Authentication(request) => return authentication(request, *tag, body),
-        Message::BackendKeyData { process_id, key } => backend::backend_key_data(buf, process_id, key),
+        Message::BackendKeyData { process_id, key } => backend::backend_key_data(buf, process_id, &key),
         Message::BindComplete => backend::bind_complete(buf),
         Message::CloseComplete => backend::close_complete(buf),
         Message::CommandComplete(command) => backend::command_complete(buf, command),

@@ -15,3 +15,23 @@ fn versions_are_numbers_as_the_server_has_them() {
         assert_eq!(version_num(text), expected, "{text}");
     }
 }
+
+/// Calls can be made from tasks that move between threads. Never run: that it compiles is the test.
+#[test]
+fn calls_can_be_sent_between_threads() {
+    fn check<T: Send>(_: T) {}
+    fn calls(
+        c: &mut Connection,
+        d: &mut Connection,
+        e: &mut Connection,
+        f: &mut Connection,
+        config: &Config,
+    ) {
+        check(Connection::connect(config));
+        check(c.query("select 1"));
+        check(d.query_many("select $1", [[Some("1")]], Options::default()));
+        check(e.copy_in_all("copy t from stdin", ["x"]));
+        check(f.next_message());
+    }
+    let _ = calls;
+}

@@ -131,7 +131,7 @@ impl<'c> Login<'c> {
             }
             Message::BackendKeyData { process_id, key } if self.is_in() => {
                 self.process_id = process_id;
-                self.cancel_key = Bytes::copy_from_slice(key);
+                self.cancel_key = Bytes::copy_from_slice(&key);
                 Ok(Step::Read)
             }
             Message::NoticeResponse(_) if self.is_in() => Ok(Step::Read),

@@ -23,6 +23,7 @@ host     all  scrammer  127.0.0.1/32 scram-sha-256
 hostssl  all  certified 127.0.0.1/32 cert
 hostssl  all  tls_only  127.0.0.1/32 trust
 hostnossl all plain_only 127.0.0.1/32 trust
+host     all  made,prepared,prohibited 127.0.0.1/32 password
 host     all  refused   127.0.0.1/32 reject
 ";
 
@@ -115,7 +116,14 @@ fn write_private(path: &Path, text: &str) {
 }
 
 impl Server {
+    /// A port that was free may be taken before the server has it: then once more.
     fn start() -> Self {
+        (0..5)
+            .find_map(|_| Self::try_start())
+            .expect("the server does not start; its log is above")
+    }
+
+    fn try_start() -> Option<Self> {
         let bin = programs();
         let folder = PathBuf::from(output(command("mktemp").args(["-d", "-t", "pgnet.XXXXXX"])));
         let data = folder.join("data");
@@ -175,24 +183,30 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("postgres can be started");
-        let server = Self {
+        let mut server = Self {
             process,
             folder,
             port,
             ca,
             ca_issuer,
         };
-        server.prepare();
-        server
+        if server.prepare() {
+            return Some(server);
+        }
+        let log = std::fs::read_to_string(std::env::temp_dir().join(format!("pgnet-{port}.log")));
+        eprintln!("the server ended at once: {}", log.unwrap_or_default());
+        None
     }
 
-    /// Waits until it answers, then makes the roles.
-    fn prepare(&self) {
+    /// Waits until it answers, then makes the roles. `false`: it has ended instead.
+    fn prepare(&mut self) -> bool {
+        let config = self.unix("postgres");
         let work = async {
             let started = Instant::now();
             let mut connection = loop {
-                match Connection::connect(&self.unix("postgres")).await {
+                match Connection::connect(&config).await {
                     Ok(connection) => break connection,
+                    Err(_) if self.process.try_wait().unwrap().is_some() => return false,
                     Err(error) => assert!(
                         started.elapsed() < Duration::from_secs(60),
                         "the server does not start: {error}"
@@ -201,6 +215,7 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             };
             connection.query(ROLES).await.unwrap();
+            true
         };
         // On a thread of its own: the caller may be inside a runtime.
         let run = || {
@@ -210,7 +225,7 @@ impl Server {
                 .unwrap()
                 .block_on(work)
         };
-        std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        std::thread::scope(|scope| scope.spawn(run).join().unwrap())
     }
 
     /// Over TCP, without TLS.

@@ -38,6 +38,9 @@ pub use value::{Array, ByteArray, FromValue, Lsn, Range, ValueError};
 /// How large a result may be unless told otherwise: 256 MiB.
 pub const RESULT_MAX: usize = 256 * 1_024 * 1_024;
 
+/// How long a look takes at least.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// How many settings are remembered.
 const SETTINGS_MAX: usize = 256;
 
@@ -222,7 +225,8 @@ impl Connection {
         }
     }
 
-    /// Waits until messages are there, no longer than `timeout` (`None`: for ever), and says how many (PC-12). Cancel safe.
+    /// Waits until messages are there, no longer than `timeout` (`None`: for ever; zero: looks once), and says how many (PC-12).
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`Error::Fatal`] when the server closes.
@@ -230,7 +234,8 @@ impl Connection {
         while self.messages.len() == 0 {
             match timeout {
                 None => self.receive().await?,
-                Some(limit) => match tokio::time::timeout(limit, self.receive()).await {
+                // The reactor needs a turn to see what is there: none at all would overlook it.
+                Some(limit) => match tokio::time::timeout(limit.max(LOOK), self.receive()).await {
                     Ok(result) => result?,
                     Err(_) => break,
                 },

@@ -44,6 +44,8 @@ pub(super) enum Kill {
 /// See the module.
 pub(super) struct Card {
     pub(super) id: u32,
+    /// Unlike `id` never used again.
+    pub(super) serial: u64,
     pub(super) process_id: i32,
     pub(super) slot: Rc<Slot>,
     pub(super) cancelled: Cell<bool>,
@@ -65,11 +67,12 @@ pub(super) struct Card {
 }
 
 impl Card {
-    pub(super) fn new(id: u32, proxy_id: u8, secret: [u8; 32], client: &Client) -> Self {
+    pub(super) fn new(id: u32, serial: u64, proxy_id: u8, secret: [u8; 32], client: &Client) -> Self {
         let now = Instant::now();
         let process_id = (u32::from(proxy_id) << 23 | id) & 0x7fff_ffff;
         Self {
             id,
+            serial,
             process_id: i32::try_from(process_id).unwrap_or(i32::MAX),
             slot: Rc::new(Slot::default()),
             cancelled: Cell::new(false),

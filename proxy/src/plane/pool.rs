@@ -78,7 +78,8 @@ pub(super) struct Pool {
     shared: RefCell<VecDeque<Rc<Waiter>>>,
     connecting: Cell<usize>,
     backoff: Cell<(Option<Instant>, Duration)>,
-    trouble: RefCell<Option<Rc<ServeError>>>,
+    /// The last failure to connect: with which startup settings, when, why.
+    trouble: RefCell<Option<(Rc<Settings>, Instant, Rc<ServeError>)>>,
     estimates: RefCell<HashMap<u64, f32>>,
     climb: RefCell<Climb>,
     closed: Cell<bool>,
@@ -322,7 +323,8 @@ impl Pool {
                     None => 1,
                     Some(_) => 2,
                 };
-                (*fit, foreign)
+                // What it remembers of this session's sequences counts most.
+                (foreign != 0, *fit, foreign)
             })?;
         let worker = best.0.clone();
         drop(workers);

@@ -85,6 +85,8 @@ pub(super) enum Verdict {
     Swallow,
     /// Pass on a ParseComplete in its place.
     ParseComplete,
+    /// Pass on these bytes in its place.
+    Replace(bytes::Bytes),
     /// Pass on this error in its place.
     Error(Rc<ErrorFields>),
 }
@@ -98,8 +100,11 @@ pub(super) enum Event {
     Parsed(StatementId),
     /// The worker no longer has this statement.
     Closed(StatementId),
-    /// The server wants CopyData; the session must send it.
-    CopyIn,
+    /// The server wants CopyData; the session must send it. `reopened`: the batch's Sync was sent ahead and is ignored, so
+    /// the batch goes on to its next Sync.
+    CopyIn {
+        reopened: bool,
+    },
     /// Replication: never expected.
     CopyBoth,
     /// An error; the rest up to the next Sync is skipped.
@@ -142,11 +147,6 @@ impl Script {
     /// Whether the server ignores everything up to the next Sync.
     pub(super) fn is_skipping(&self) -> bool {
         self.skipping
-    }
-
-    /// Steps not answered yet.
-    pub(super) fn owed(&self) -> usize {
-        self.steps.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -242,10 +242,15 @@ impl Script {
     /// In COPY mode the server ignores Sync: those sent ahead get no answer.
     fn on_copy_in(&mut self) -> Event {
         self.copy_in = true;
-        if self.steps.front().is_some_and(|s| matches!(s.op, Op::Execute)) {
-            self.steps.truncate(1);
+        let mut ended = false;
+        while self.steps.get(1).is_some_and(|s| matches!(s.op, Op::Sync)) {
+            ended |= self.steps.remove(1).is_some_and(|s| s.last);
         }
-        Event::CopyIn
+        let Some(front) = self.steps.front_mut() else { return Event::None };
+        let reopened = ended && matches!(front.op, Op::Execute);
+        // A Query ends its request by itself; the Sync stood behind it for a prefix's sake.
+        front.last |= ended && !reopened;
+        Event::CopyIn { reopened }
     }
 
     /// An error ends a simple Query with its own `Z`; in a batch everything up to the Sync is skipped.
@@ -306,7 +311,7 @@ mod tests {
                 Verdict::Forward => out.push(char::from(*tag)),
                 Verdict::ParseComplete => out.push('1'),
                 Verdict::Error(_) => out.push('e'),
-                Verdict::Swallow => out.push('-'),
+                Verdict::Swallow | Verdict::Replace(_) => out.push('-'),
             }
             if let Event::Ready { last: true, .. } = event {
                 out.push('!');
@@ -426,6 +431,15 @@ mod tests {
             shown(&mut script, &[(b'C', 0), (b'Z', b'I')]).as_deref(),
             Ok("CZ!")
         );
+    }
+
+    #[test]
+    fn a_query_behind_a_prefix_that_copies_ends_without_the_ignored_sync() {
+        let mut script = prefixed_query();
+        assert_eq!(shown(&mut script, &[(b'2', 0), (b'C', 0), (b'G', 0)]).as_deref(), Ok("--G"));
+        script.copy_ended();
+        assert_eq!(shown(&mut script, &[(b'C', 0), (b'Z', b'T')]).as_deref(), Ok("CZ!"));
+        assert!(script.is_empty());
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(super) struct Settings {
     /// Identifies everything of `values` that a prepared statement depends on.
     frozen: Rc<str>,
     unsafe_lexing: bool,
+    transaction_defaults: bool,
 }
 
 /// What has to be set on a worker for a session.
@@ -84,11 +85,8 @@ impl Settings {
                     .iter()
                     .any(|u| e.replace(['-', ' '], "") == u.replace('_', "") || e == *u)
             });
-        Self {
-            values,
-            frozen: frozen.into(),
-            unsafe_lexing,
-        }
+        let transaction_defaults = values.keys().any(|name| name.starts_with("default_transaction_"));
+        Self { values, frozen: frozen.into(), unsafe_lexing, transaction_defaults }
     }
 
     /// The value of `name` (lower case).
@@ -109,6 +107,11 @@ impl Settings {
     /// The lexer cannot be trusted with statements of a session with these settings.
     pub(super) fn unsafe_lexing(&self) -> bool {
         self.unsafe_lexing
+    }
+
+    /// Sets what a transaction takes over when it begins: too late for a prefix, which stands inside it.
+    pub(super) fn has_transaction_defaults(&self) -> bool {
+        self.transaction_defaults
     }
 
     /// What has to be set on a worker whose base is `base` for a session with these settings.

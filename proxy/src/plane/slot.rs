@@ -33,7 +33,7 @@ struct Inner {
     chunks: VecDeque<Bytes>,
     queued: usize,
     ended: VecDeque<End>,
-    copy_in: bool,
+    copy_in: Option<bool>,
     waker: Option<Waker>,
     /// Who waits for room here.
     blocked: Option<Weak<Worker>>,
@@ -62,16 +62,16 @@ impl Slot {
         Self::wake(&mut inner);
     }
 
-    /// The server asks for CopyData.
-    pub(super) fn set_copy_in(&self) {
+    /// The server asks for CopyData. `reopened`: the Sync sent ahead is ignored.
+    pub(super) fn set_copy_in(&self, reopened: bool) {
         let mut inner = self.inner.borrow_mut();
-        inner.copy_in = true;
+        inner.copy_in = Some(reopened);
         Self::wake(&mut inner);
     }
 
-    /// Whether the server asked for CopyData since the last call.
-    pub(super) fn take_copy_in(&self) -> bool {
-        std::mem::take(&mut self.inner.borrow_mut().copy_in)
+    /// Whether the server asked for CopyData since the last call, and whether the request is open again.
+    pub(super) fn take_copy_in(&self) -> Option<bool> {
+        self.inner.borrow_mut().copy_in.take()
     }
 
     /// `worker` does not read on until the client has taken what is queued.
@@ -82,7 +82,7 @@ impl Slot {
     /// Something to send, or an end to act on, or a wake-up later.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.inner.borrow_mut();
-        if !inner.chunks.is_empty() || !inner.ended.is_empty() || inner.copy_in {
+        if !inner.chunks.is_empty() || !inner.ended.is_empty() || inner.copy_in.is_some() {
             return Poll::Ready(());
         }
         match &inner.waker {
@@ -145,7 +145,7 @@ impl Slot {
         inner.chunks.clear();
         inner.ended.clear();
         inner.queued = 0;
-        inner.copy_in = false;
+        inner.copy_in = None;
         inner.waker = None;
         if let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade()) {
             drop(inner);

@@ -40,8 +40,8 @@ pub(super) struct StatementKey {
 pub(super) struct Statement {
     pub(super) id: StatementId,
     pub(super) key: StatementKey,
-    /// Server name as bytes.
-    pub(super) name: String,
+    /// Its name on servers.
+    pub(super) name: Bytes,
     /// What it does.
     pub(super) class: RefCell<Rc<Class>>,
     /// Generation of the catalog `class` was judged with.
@@ -78,7 +78,7 @@ impl StatementInterner {
         let (class, generation) = classify(&key.text);
         let statement = Rc::new(Statement {
             id,
-            name: id.server_name(),
+            name: id.server_name().into(),
             class: RefCell::new(class),
             judged: Cell::new(generation),
             key: key.clone(),

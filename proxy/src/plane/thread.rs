@@ -93,7 +93,7 @@ pub(super) struct Thread {
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     cards: RefCell<HashMap<u32, Rc<Card>>>,
     next_client: Cell<u32>,
-    next_worker: Cell<u64>,
+    next_serial: Cell<u64>,
     buffers: RefCell<Vec<BytesMut>>,
     random: Cell<u64>,
 }
@@ -118,7 +118,7 @@ impl Thread {
             pools: RefCell::default(),
             cards: RefCell::default(),
             next_client: Cell::new(0),
-            next_worker: Cell::new(0),
+            next_serial: Cell::new(0),
             buffers: RefCell::default(),
             random: Cell::new(u64::from_le_bytes(seed) | 1),
         })
@@ -134,9 +134,10 @@ impl Thread {
         self.topology.borrow().clone()
     }
 
-    pub(super) fn next_worker_id(&self) -> u64 {
-        self.next_worker.set(self.next_worker.get() + 1);
-        self.next_worker.get()
+    /// A number no other worker or session of this thread has or had.
+    pub(super) fn next_serial(&self) -> u64 {
+        self.next_serial.set(self.next_serial.get() + 1);
+        self.next_serial.get()
     }
 
     /// A number in 0..1 for jitter and weights; not for secrets.
@@ -195,6 +196,13 @@ impl Thread {
             *pool.credential.borrow_mut() = credential.clone();
         }
         pool.clone()
+    }
+
+    /// The client that holds, or held last, the worker with this process id on a server.
+    pub(super) fn client_of(&self, process_id: i32) -> Option<i32> {
+        let pools = self.pools.borrow();
+        let mut workers = pools.values().flat_map(|p| p.workers.borrow().clone());
+        workers.find(|w| w.process_id == process_id).map(|w| w.last_client.get()).filter(|client| *client != 0)
     }
 
     /// Whether requests of `database` for the master may go on.
@@ -496,7 +504,7 @@ async fn serve(thread: Rc<Thread>, client: Box<Client>) {
     thread.counters.clients.add(1);
     let mut secret = [0u8; 32];
     let _ = getrandom::fill(&mut secret);
-    let card = thread.register(|id| Rc::new(Card::new(id, thread.shared.proxy_id, secret, &client)));
+    let card = thread.register(|id| Rc::new(Card::new(id, thread.next_serial(), thread.shared.proxy_id, secret, &client)));
     let full = before >= maximum && !admin;
     session::run(thread.clone(), card.clone(), client, full).await;
     thread.cards.borrow_mut().remove(&card.id);

@@ -41,7 +41,7 @@ const FRAME_MAX: u32 = i32::MAX as u32;
 /// Undoes everything a request may have left in a session, except prepared statements (ours) and sequences' last values
 /// (they belong to the session the worker is tagged with). MULTIPLEXING, "State that leaks".
 const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
-                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP";
 
 /// What a request in the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,8 @@ pub(super) struct Worker {
     pub(super) tickets: Cell<u32>,
     /// Somebody prepared statements on it under names of its own.
     pub(super) foreign_prepared: Cell<bool>,
+    /// Process id of the client that holds it or held it last: who sent a notification from here.
+    pub(super) last_client: Cell<i32>,
     /// Sum of what its queue is expected to take, in microseconds.
     expected: Cell<u32>,
     /// Session whose nextval it saw last.
@@ -198,6 +200,7 @@ impl Worker {
             condemned: Cell::new(false),
             tickets: Cell::new(0),
             foreign_prepared: Cell::new(false),
+            last_client: Cell::new(0),
             expected: Cell::new(0),
             sequences_of: Cell::new(None),
             custom: RefCell::new(custom),
@@ -330,9 +333,12 @@ impl Worker {
         }
     }
 
-    /// Who holds the worker, if it is held.
-    pub(super) fn set_holder(&self, holder: Option<Rc<Slot>>) {
-        self.inner.borrow_mut().holder = holder;
+    /// Who holds the worker, if it is held: its slot, and its client's process id.
+    pub(super) fn set_holder(&self, holder: Option<(Rc<Slot>, i32)>) {
+        if let Some((_, client)) = &holder {
+            self.last_client.set(*client);
+        }
+        self.inner.borrow_mut().holder = holder.map(|(slot, _)| slot);
     }
 
     /// Wakes this task when everything appended is written.
@@ -464,7 +470,6 @@ impl Worker {
     /// Cleans the worker; with `roll_back` it first leaves any transaction.
     pub(super) fn clean(&self, roll_back: bool) {
         self.state.set(State::Cleaning);
-        self.sequences_of.set(None);
         if roll_back {
             self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
                 c.query_for_nobody(b"ROLLBACK")
@@ -534,7 +539,7 @@ impl Composer<'_> {
                 // Its Parse may yet be skipped by an error before it. Close of what is not there is fine.
                 *n += 1;
                 *used = clock;
-                frontend::close_statement(&mut self.inner.out, statement.name.as_bytes());
+                frontend::close_statement(&mut self.inner.out, &statement.name);
                 self.inner.script.push(Step::nobody(Op::Close(None)));
                 self.parse(statement, To::Nobody);
             }
@@ -561,7 +566,7 @@ impl Composer<'_> {
             Some((Prepared::InFlight(n), used, _)) => {
                 *n += 1;
                 *used = clock;
-                frontend::close_statement(&mut self.inner.out, statement.name.as_bytes());
+                frontend::close_statement(&mut self.inner.out, &statement.name);
                 self.inner.script.push(Step::nobody(Op::Close(None)));
                 self.parse(statement, To::Client);
             }
@@ -579,7 +584,7 @@ impl Composer<'_> {
         let out = &mut self.inner.out;
         let start = out.len();
         out.extend_from_slice(b"P\0\0\0\0");
-        out.extend_from_slice(statement.name.as_bytes());
+        out.extend_from_slice(&statement.name);
         out.extend_from_slice(b"\0");
         out.extend_from_slice(&statement.key.text);
         out.extend_from_slice(b"\0");
@@ -867,7 +872,7 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         let body = &io.buffer[run + 5.min(here)..run + total.min(here)];
         let verdict = match header.tag {
             b'S' => on_parameter_status(inner),
-            b'A' => on_notification(inner),
+            b'A' => on_notification(worker, inner, body),
             b'N' => on_notice(inner, body)?,
             b'E' => {
                 let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
@@ -889,7 +894,6 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 } else {
                     0
                 };
-                let before = inner.script.owed();
                 let (mut verdict, event) = inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
                 if inner.unconfirmed && tag == b'C' {
                     inner.unconfirmed = false;
@@ -908,20 +912,17 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                             *prepared = Prepared::Ready;
                         }
                     }
-                    Event::CopyIn => {
+                    Event::CopyIn { reopened } => {
                         let Some(head) = inner.pending.front() else {
                             return Err(Gone::Misfit(Misfit { tag: 'G' }));
                         };
                         if head.purpose != Purpose::Leased {
                             return Err(Gone::Misfit(Misfit { tag: 'G' }));
                         }
-                        // Steps of Syncs sent ahead are gone: the batch is open again until its next Sync.
-                        if before > 1 && inner.script.owed() == 1 {
-                            inner.open_batch = true;
-                        }
                         if let Some(slot) = &head.slot {
-                            slot.set_copy_in();
+                            slot.set_copy_in(reopened);
                         }
+                        inner.open_batch |= reopened;
                     }
                     Event::CopyBoth => return Err(Gone::Misfit(Misfit { tag: 'W' })),
                     Event::Ready { last, status } => {
@@ -963,6 +964,10 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
             Verdict::ParseComplete => {
                 drop_bytes(worker, inner, io, &mut run, total);
                 pass(inner, Bytes::from_static(b"1\0\0\0\x04"));
+            }
+            Verdict::Replace(frame) => {
+                drop_bytes(worker, inner, io, &mut run, total);
+                pass(inner, frame);
             }
             Verdict::Error(fields) => {
                 drop_bytes(worker, inner, io, &mut run, total.min(here));
@@ -1061,13 +1066,23 @@ fn on_parameter_status(inner: &Inner) -> Verdict {
     }
 }
 
-/// `A`: only a session that holds the worker can have listened on it.
-fn on_notification(inner: &Inner) -> Verdict {
-    match inner.pending.front() {
-        Some(head) if head.purpose == Purpose::Leased => Verdict::Forward,
-        None if inner.holder.is_some() => Verdict::Forward,
-        _ => Verdict::Swallow,
-    }
+/// `A`: only a session that holds the worker can have listened on it. The sender is shown as the client it was, where
+/// that is one of this data thread's: an application recognises its own notifications by the process id it was given.
+fn on_notification(worker: &Worker, inner: &Inner, body: &[u8]) -> Verdict {
+    let held = match inner.pending.front() {
+        Some(head) => head.purpose == Purpose::Leased,
+        None => inner.holder.is_some(),
+    };
+    let Some(sender) = body.get(..4).filter(|_| held) else { return Verdict::Swallow };
+    let sender = i32::from_be_bytes([sender[0], sender[1], sender[2], sender[3]]);
+    let client = worker.pool.upgrade().and_then(|p| p.thread.upgrade()).and_then(|t| t.client_of(sender));
+    let Some(client) = client else { return Verdict::Forward };
+    let mut frame = BytesMut::with_capacity(body.len() + 5);
+    frame.put_u8(b'A');
+    frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+    frame.put_i32(client);
+    frame.extend_from_slice(&body[4..]);
+    Verdict::Replace(frame.freeze())
 }
 
 /// `N`: to the session whose statement raised it. A server that says goodbye is taken at its word.

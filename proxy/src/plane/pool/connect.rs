@@ -71,7 +71,7 @@ impl Pool {
                     .lifetime
                     .map(|l| l.mul_f64(0.95 + 0.1 * thread.random_fraction()));
                 let retire_at = lifetime.map(|l| Instant::now() + l);
-                let worker = Worker::start(thread.next_worker_id(), &self, established, base, retire_at);
+                let worker = Worker::start(thread.next_serial(), &self, established, base, retire_at);
                 debug!(worker = worker.id, server = %self.server.name, database = %self.database, user = %self.user, "Connected");
                 self.workers.borrow_mut().push(worker.clone());
                 self.greeted.notify_waiters();
@@ -98,24 +98,25 @@ impl Pool {
     /// An attempt failed. What will not get better by waiting is told to everybody who waits.
     fn failed(self: &Rc<Self>, error: ConnectError, base: Rc<Settings>) {
         self.counters.connect_failures.add(1);
-        let (_, pause) = self.backoff.get();
-        self.backoff
-            .set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
         warn!(server = %self.server.name, database = %self.database, user = %self.user, %error, "Connecting a worker failed");
         let error = Rc::new(ServeError::from_connect(error));
-        *self.trouble.borrow_mut() = Some(error.clone());
+        *self.trouble.borrow_mut() = Some((base.clone(), Instant::now(), error.clone()));
         self.greeted.notify_waiters();
         if !error.may_pass() {
-            for waiter in self
-                .alone
-                .borrow_mut()
-                .drain(..)
-                .chain(self.shared.borrow_mut().drain(..))
-            {
-                waiter.grant(Err(error.clone()));
+            // Only those who would start with the same settings: others may be welcome.
+            for queue in [&self.alone, &self.shared] {
+                let refused: Vec<_> =
+                    queue.borrow().iter().filter(|w| Rc::ptr_eq(&w.startup, &base)).cloned().collect();
+                queue.borrow_mut().retain(|w| !Rc::ptr_eq(&w.startup, &base));
+                for waiter in refused {
+                    waiter.grant(Err(error.clone()));
+                }
             }
             return;
         }
+        let (_, pause) = self.backoff.get();
+        self.backoff
+            .set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
         let pool = self.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(pause).await;
@@ -151,7 +152,7 @@ impl Pool {
             }
             let waited = begun.elapsed();
             if waited >= limit {
-                let cause = self.trouble.borrow().clone();
+                let cause = self.trouble.borrow().as_ref().map(|(_, _, error)| error.clone());
                 break Err(cause.unwrap_or_else(|| Rc::new(ServeError::NoServer { waited })));
             }
             let notified = self.greeted.notified();
@@ -160,7 +161,9 @@ impl Pool {
             }
             let _ = tokio::time::timeout((limit - waited).min(Duration::from_millis(250)), notified).await;
             let trouble = self.trouble.borrow().clone();
-            if let Some(error) = trouble
+            if let Some((with, at, error)) = trouble
+                && Rc::ptr_eq(&with, startup)
+                && at >= begun
                 && !error.may_pass()
             {
                 break Err(error);

@@ -18,7 +18,7 @@ type Grant = Result<Rc<Worker>, Rc<ServeError>>;
 pub(in crate::plane) struct Waiter {
     settings: Rc<Settings>,
     /// Settings a new worker for it is started with.
-    startup: Rc<Settings>,
+    pub(super) startup: Rc<Settings>,
     session: u64,
     shape: u64,
     pub(super) since: Instant,
@@ -128,7 +128,7 @@ impl Pool {
         let waited = waiter.since.elapsed();
         self.counters.queue_wait.observe(waited);
         let grant = outcome.unwrap_or_else(|_| {
-            let cause = self.trouble.borrow().clone();
+            let cause = self.trouble.borrow().as_ref().map(|(_, _, error)| error.clone());
             Err(Rc::new(ServeError::Waited {
                 waited,
                 holders: self.holders(),

@@ -258,7 +258,7 @@ impl Session {
                 }
                 Err(error) => return Err(self.told(&error)),
             };
-            worker.set_holder(Some(self.card.slot.clone()));
+            worker.set_holder(Some((self.card.slot.clone(), self.card.process_id)));
             self.card.set_worker(Some(&worker));
             self.card.set_doing(Doing::Leased);
             self.card.since.set(Instant::now());
@@ -296,7 +296,7 @@ impl Session {
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| {
             to.ensure(&statement, cap);
-            pgnet::frontend::bind(to.out(), b"", statement.name.as_bytes(), &[], &[], &[]);
+            pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &[], &[]);
             to.step(Step::nobody(Op::Bind));
             pgnet::frontend::execute(to.out(), b"", 0);
             to.step(Step::nobody(Op::Execute));
@@ -333,6 +333,7 @@ impl Session {
     /// Moves what the client sent to the worker, as far as that is possible now.
     async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         loop {
+            self.absorb(lease);
             if lease.lost || lease.leave || lease.worker.unwritten() > UNWRITTEN_MAX {
                 return Ok(());
             }
@@ -391,6 +392,9 @@ impl Session {
                 b'P' | b'D' | b'E' | b'C' if !complete => return Ok(()),
                 b'B' if !complete => self.stream_bind(lease, total)?,
                 b'P' | b'B' | b'D' | b'E' | b'C' => {
+                    if !self.sql_names_ready(lease).await? {
+                        return Ok(());
+                    }
                     if !self.extended(lease, header.tag, total)? {
                         return Ok(());
                     }
@@ -510,6 +514,30 @@ impl Session {
         Ok(true)
     }
 
+    /// Before a batch begins: statements made by SQL PREPARE that it names are made known to the worker. False: it has to wait.
+    async fn sql_names_ready(&mut self, lease: &mut Lease) -> Result<bool, Leave> {
+        if !self.names.has_sql() || lease.worker.batch_is_open() {
+            return Ok(true);
+        }
+        if lease.outstanding > 0 {
+            return Ok(false);
+        }
+        let mut names = Vec::new();
+        let mut rest = &self.input[..];
+        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+            rest = behind;
+            let name = match frame.tag {
+                b'B' => translate::bind_parts(frame.body).map(|(_, name, _)| name),
+                b'D' => translate::target_parts(frame.body).map(|(_, name)| name),
+                b'S' | b'Q' => break,
+                _ => continue,
+            };
+            names.extend(name.ok().filter(|n| self.names.sql(n).is_some()).map(Bytes::copy_from_slice));
+        }
+        self.materialize_names(lease, names).await?;
+        Ok(true)
+    }
+
     /// What SQL-level PREPARE and DEALLOCATE will have done once the request has succeeded.
     fn note_sql(&mut self, lease: &mut Lease, kind: &Kind, total: usize) {
         match kind {
@@ -539,7 +567,7 @@ impl Session {
     fn extended(&mut self, lease: &mut Lease, tag: u8, total: usize) -> Result<bool, Leave> {
         let body = &self.input[5..total];
         if tag == b'P' {
-            let (_, text, _) = translate::parse_parts(body)?;
+            let text = translate::parse_parts(body).map(|(_, text, _)| text).unwrap_or_default();
             let class = self.classify(text);
             if lease.status == b'I'
                 && !lease.worker.batch_is_open()
@@ -559,7 +587,7 @@ impl Session {
             }
         }
         if tag == b'B' {
-            let (_, name, _) = translate::bind_parts(body)?;
+            let name = translate::bind_parts(body).map(|(_, name, _)| name).unwrap_or_default();
             if let Some(statement) = self.names.get(name) {
                 let class = statement.class.borrow().clone();
                 lease.expect(&class);
@@ -567,17 +595,19 @@ impl Session {
             }
         }
         let input = self.input.split_to(total);
+        let materialized = &lease.materialized;
         let intern = interner(&self.thread, &lease.pool, &self.settings);
         let ground = Ground {
-            session: u64::from(self.card.id),
+            session: self.card.serial,
             prepared_max: self.effective.limits.max_prepared_statements,
+            own: &|name| materialized.contains(name),
             intern: &intern,
         };
         let slot = self.card.slot.clone();
         let names = &mut self.names;
         lease.worker.stream(&slot, |to| {
-            translate::message(to, names, &ground, tag, &input[5..])
-        })?;
+            translate::message(to, names, &ground, tag, &input[5..]);
+        });
         Ok(true)
     }
 
@@ -623,10 +653,12 @@ impl Session {
             let class = statement.class.borrow().clone();
             lease.expect(&class);
         }
+        let materialized = &lease.materialized;
         let intern = interner(&self.thread, &lease.pool, &self.settings);
         let ground = Ground {
-            session: u64::from(self.card.id),
+            session: self.card.serial,
             prepared_max: self.effective.limits.max_prepared_statements,
+            own: &|name| materialized.contains(name),
             intern: &intern,
         };
         let names = &mut self.names;
@@ -661,11 +693,7 @@ impl Session {
                 Poll::Ready(Err(leave)) => return Poll::Ready(Err(leave)),
                 Poll::Pending => false,
             };
-            while let Some(end) = slot.take_end() {
-                self.ended(lease, end);
-                progress = true;
-            }
-            progress |= slot.take_copy_in();
+            progress |= self.absorb(lease);
             if let Some(leave) = killed(&self.card, idle && lease.status == b'I' && self.input.is_empty()) {
                 return Poll::Ready(Err(leave));
             }
@@ -702,6 +730,25 @@ impl Session {
                 Err(_) => self.out_of_patience(lease, why).await,
             },
         }
+    }
+
+    /// Takes in what the worker reported. True if there was anything.
+    fn absorb(&mut self, lease: &mut Lease) -> bool {
+        let slot = self.card.slot.clone();
+        let copy_in = slot.take_copy_in();
+        if copy_in == Some(true) {
+            lease.outstanding = lease.outstanding.saturating_sub(1);
+            if let Some(after) = lease.after.pop_back() {
+                lease.open = after;
+            }
+            self.names.request_reopens();
+        }
+        let mut progress = copy_in.is_some();
+        while let Some(end) = slot.take_end() {
+            self.ended(lease, end);
+            progress = true;
+        }
+        progress
     }
 
     /// Until when to wait, and for what.
@@ -793,7 +840,7 @@ impl Session {
         lease.changed.reset.extend(effects.settings.reset);
         lease.ask_pins |= effects.pins || (lease.pinned && !effects.clean);
         if effects.sequences {
-            lease.worker.sequences_of.set(Some(u64::from(self.card.id)));
+            lease.worker.sequences_of.set(Some(self.card.serial));
         }
         if effects.ddl && !error {
             self.thread.catalogs.stale(&self.database);
@@ -819,6 +866,12 @@ impl Session {
         let clean_cut = loss.as_ref().is_none_or(|l| l.clean_cut);
         if !clean_cut {
             return Err(Leave::Gone);
+        }
+        if let Some(Loss { said: Some(said), .. }) = &loss
+            && said.code == SqlState::PROTOCOL_VIOLATION
+        {
+            // What this client sent put the server out of step: it hears what it would hear from the server itself.
+            return Err(Leave::Fatal(Box::new((**said).clone())));
         }
         let in_transaction = lease.status != b'I' || (lease.had_transaction && lease.outstanding > 0);
         let said = loss.as_ref().and_then(|l| l.said.clone());

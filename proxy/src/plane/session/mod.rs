@@ -313,6 +313,7 @@ impl Session {
             Decision::Shared if self.input.len() > total && self.scan_behind(total) => {
                 self.lease_for(class).await
             }
+            Decision::Shared if self.settings.has_transaction_defaults() => self.lease_for(class).await,
             Decision::Shared => self.run_shared(unit, total, class).await,
             Decision::Lease => self.lease_for(class).await,
         }
@@ -492,7 +493,7 @@ fn asker<'a>(
     startup: &'a Rc<Settings>,
 ) -> super::pool::Asker<'a> {
     super::pool::Asker {
-        session: u64::from(card.id),
+        session: card.serial,
         settings,
         startup,
         cancelled: &card.cancelled,

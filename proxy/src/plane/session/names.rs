@@ -74,11 +74,24 @@ impl Names {
         self.asked.push_back(std::mem::take(&mut self.open));
     }
 
+    /// The last request goes on: its Sync was ignored.
+    pub(super) fn request_reopens(&mut self) {
+        if let Some(changes) = self.asked.pop_back() {
+            self.open = changes;
+        }
+    }
+
     /// The oldest request has ended; the server acknowledged its first `acks` changes.
     pub(super) fn settle(&mut self, acks: u32) {
         let Some(changes) = self.asked.pop_front() else {
             return;
         };
+        // A Parse drops the unnamed statement before it can fail.
+        if let Some(Change::Define(name, _)) = changes.get(acks as usize)
+            && name.is_empty()
+        {
+            self.unnamed = None;
+        }
         for change in changes.into_iter().take(acks as usize) {
             match change {
                 Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
@@ -117,6 +130,11 @@ impl Names {
     /// What SQL `PREPARE` made under this name.
     pub(super) fn sql(&self, name: &[u8]) -> Option<&SqlPrepared> {
         self.sql.get(name)
+    }
+
+    /// Whether SQL `PREPARE` made any.
+    pub(super) fn has_sql(&self) -> bool {
+        !self.sql.is_empty()
     }
 
     /// A statement of the extended protocol under this name: SQL `EXECUTE` sees those too.

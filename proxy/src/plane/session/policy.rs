@@ -70,7 +70,7 @@ impl Answer {
                 return;
             }
             Self::Begin => (
-                Ok((None, "BEGIN")),
+                Ok((None, begin_tag(input))),
                 Transaction::Deferred(Bytes::from_static(b"BEGIN")),
             ),
             Self::Commit => (Ok((None, "COMMIT")), Transaction::None),
@@ -86,6 +86,12 @@ impl Answer {
         }
         *transaction = next;
     }
+}
+
+/// The tag of a plain BEGIN: START TRANSACTION has its own.
+fn begin_tag(input: &[u8]) -> &'static str {
+    let has = |word: &[u8]| input.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+    if has(b"start") && !has(b"begin") { "START TRANSACTION" } else { "BEGIN" }
 }
 
 /// How a request is run.

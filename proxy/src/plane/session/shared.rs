@@ -24,6 +24,8 @@ use super::unit::Unit;
 use super::{Leave, Session, asker, local};
 use crate::classify::{Class, Kind, list};
 
+/// Length of a Sync.
+const LONE_SYNC: usize = 5;
 /// Times a read is run again before its client is told.
 const REPEATS_MAX: u32 = 5;
 
@@ -158,8 +160,9 @@ impl Session {
         let settings = &self.settings;
         let intern = interner(&self.thread, pool, settings);
         let ground = Ground {
-            session: u64::from(self.card.id),
+            session: self.card.serial,
             prepared_max: self.effective.limits.max_prepared_statements,
+            own: &|_| false,
             intern: &intern,
         };
         worker
@@ -175,7 +178,6 @@ impl Session {
                             pgnet::frontend::sync(to.out());
                             to.step(Step::nobody(Op::Sync));
                         }
-                        Ok(())
                     }
                     _ => {
                         let mut rest = input;
@@ -185,18 +187,13 @@ impl Session {
                                 pgnet::frontend::sync(to.out());
                                 to.step(Step::client(Op::Sync));
                             } else {
-                                translate::message(to, names, &ground, frame.tag, frame.body)?;
+                                translate::message(to, names, &ground, frame.tag, frame.body);
                             }
                         }
                         names.request_ends();
-                        Ok(())
                     }
                 }
-            })
-            .map_err(|malformed: translate::Malformed| {
-                worker.close("a client's message was malformed");
-                Leave::from(malformed)
-            })?;
+            });
         if matches!(unit, Unit::Query { .. }) {
             self.names.request_ends();
         }
@@ -261,21 +258,26 @@ impl Session {
         let mut portals: Vec<(&[u8], Option<Rc<Class>>)> = Vec::new();
         let mut executed: Vec<Rc<Class>> = Vec::new();
         let mut obscure = false;
-        let mut messages = 0;
         let mut executes = 0;
         let mut shape = 0u64;
         let mut rest = input;
         while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
             rest = behind;
-            messages += 1;
             match frame.tag {
                 b'P' => {
-                    let (name, text, _) = translate::parse_parts(frame.body)?;
+                    let Ok((name, text, _)) = translate::parse_parts(frame.body) else {
+                        obscure = true;
+                        break;
+                    };
                     let class = Rc::new(self.classify(text));
                     parsed.push((name, class));
                 }
                 b'B' => {
-                    let (portal, name, _) = translate::bind_parts(frame.body)?;
+                    let Ok((portal, name, _)) = translate::bind_parts(frame.body) else {
+                        obscure = true;
+                        break;
+                    };
+                    obscure |= self.names.sql(name).is_some();
                     let class = parsed
                         .iter()
                         .rev()
@@ -285,7 +287,10 @@ impl Session {
                     portals.push((portal, class));
                 }
                 b'E' => {
-                    let portal = translate::execute_portal(frame.body)?;
+                    let Ok(portal) = translate::execute_portal(frame.body) else {
+                        obscure = true;
+                        break;
+                    };
                     executes += 1;
                     match portals.iter().rev().find(|(n, _)| *n == portal) {
                         Some((_, Some(class))) => {
@@ -297,7 +302,9 @@ impl Session {
                         None => obscure = true,
                     }
                 }
-                b'D' | b'C' => drop(translate::target_parts(frame.body)?),
+                b'D' => {
+                    obscure |= translate::target_parts(frame.body).is_ok_and(|(_, name)| self.names.sql(name).is_some());
+                }
                 _ => {}
             }
         }
@@ -310,8 +317,8 @@ impl Session {
         class.shape = shape;
         Ok(Batch {
             single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
-            executes_nothing: executes == 0 || (executed.is_empty() && !obscure),
-            lone_sync: messages == 1,
+            executes_nothing: (executes == 0 && !obscure) || (executed.is_empty() && !obscure),
+            lone_sync: total == LONE_SYNC,
             obscure,
             class,
         })
@@ -370,7 +377,7 @@ pub(super) fn prefix(to: &mut Composer<'_>, pool: &Rc<Pool>, set: &[(&str, &str)
         params.push(Some(name.as_bytes()));
         params.push(Some(value.as_bytes()));
     }
-    pgnet::frontend::bind(to.out(), b"", statement.name.as_bytes(), &[], &params, &[]);
+    pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &params, &[]);
     to.step(Step::nobody(Op::Bind));
     pgnet::frontend::execute(to.out(), b"", 0);
     to.step(Step::nobody(Op::Execute));

@@ -27,7 +27,7 @@ impl Session {
             .worker
             .sequences_of
             .get()
-            .is_some_and(|owner| owner != u64::from(self.card.id))
+            .is_some_and(|owner| owner != self.card.serial)
         {
             lease.worker.sequences_of.set(None);
             self.confirmed(lease, "DISCARD SEQUENCES").await?;
@@ -159,6 +159,11 @@ impl Session {
     pub(super) async fn materialize(&mut self, lease: &mut Lease, kind: &Kind) -> Result<(), Leave> {
         let mut names: Vec<Bytes> = Vec::new();
         collect(kind, &mut names);
+        self.materialize_names(lease, names).await
+    }
+
+    /// The same for names known already.
+    pub(super) async fn materialize_names(&mut self, lease: &mut Lease, names: Vec<Bytes>) -> Result<(), Leave> {
         for name in names {
             if lease.materialized.contains(&name) || lease.worker.status() == b'E' {
                 continue;

@@ -22,6 +22,8 @@ pub(super) struct Ground<'a> {
     pub(super) session: u64,
     /// Statements a worker, and a client, may have.
     pub(super) prepared_max: usize,
+    /// Whether the worker knows a statement by the client's own name (made by SQL PREPARE).
+    pub(super) own: &'a dyn Fn(&[u8]) -> bool,
     /// Finds or makes the statement of a Parse.
     pub(super) intern: &'a dyn Fn(&[u8], &[u8]) -> Rc<Statement>,
 }
@@ -80,14 +82,27 @@ pub(super) fn message(
     ground: &Ground<'_>,
     tag: u8,
     body: &[u8],
-) -> Result<(), Malformed> {
+) {
+    let done = exact(to, names, ground, tag, body);
+    if done.is_err() {
+        // As the server: an error, and the rest of the batch is skipped.
+        let text = match (tag, body.first()) {
+            (b'D', Some(kind)) if !matches!(kind, b'S' | b'P') => format!("invalid DESCRIBE message subtype {kind}"),
+            (b'C', Some(kind)) if !matches!(kind, b'S' | b'P') => format!("invalid CLOSE message subtype {kind}"),
+            _ => "invalid message format".to_owned(),
+        };
+        fail(to, ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, text));
+    }
+}
+
+fn exact(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, tag: u8, body: &[u8]) -> Result<(), Malformed> {
     match tag {
         b'P' => parse(to, names, ground, body),
         b'B' => {
             let (portal, name, rest) = bind_parts(body)?;
             match ready_statement(to, names, ground, name) {
                 Some(server_name) => {
-                    bind(to.out(), portal, server_name.as_bytes(), rest);
+                    bind(to.out(), portal, &server_name, rest);
                     to.step(Step::client(Op::Bind));
                 }
                 None => fail(to, missing(name)),
@@ -103,7 +118,7 @@ pub(super) fn message(
             }
             match ready_statement(to, names, ground, name) {
                 Some(server_name) => {
-                    frontend::describe_statement(to.out(), server_name.as_bytes());
+                    frontend::describe_statement(to.out(), &server_name);
                     to.step(Step::client(Op::DescribeStatement));
                 }
                 None => fail(to, missing(name)),
@@ -180,7 +195,10 @@ fn parse(
 }
 
 /// Makes sure the server has what `name` stands for and returns its name there; `None`: the client has no such statement.
-fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, name: &[u8]) -> Option<String> {
+fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, name: &[u8]) -> Option<Bytes> {
+    if (ground.own)(name) {
+        return Some(Bytes::copy_from_slice(name));
+    }
     let statement = names.get(name)?;
     if !name.is_empty() {
         to.ensure(&statement, ground.prepared_max);
@@ -197,7 +215,7 @@ fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, na
         to.step(Step::nobody(Op::Parse(None)));
         to.set_unnamed(Some((ground.session, statement.id)));
     }
-    Some(String::new())
+    Some(Bytes::new())
 }
 
 /// The beginning of a Bind whose parameters follow as they come: `left` bytes in all, of which `data` is here. False: the client
@@ -221,7 +239,7 @@ pub(super) fn bind_head(
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     out.extend_from_slice(portal);
     out.put_u8(0);
-    out.extend_from_slice(server_name.as_bytes());
+    out.extend_from_slice(&server_name);
     out.put_u8(0);
     out.extend_from_slice(data);
     to.step(Step::client(Op::Bind));

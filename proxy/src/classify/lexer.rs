@@ -95,10 +95,12 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    #[inline]
     fn class(&self, at: usize) -> u8 {
         self.sql.get(at).map_or(0, |byte| CLASSES[*byte as usize])
     }
 
+    #[inline]
     fn byte(&self, at: usize) -> u8 {
         self.sql.get(at).copied().unwrap_or(0)
     }
@@ -152,20 +154,28 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token; [`TokenKind::End`] for ever once the text is used up.
+    #[inline]
     pub fn token(&mut self) -> Token {
-        let found = self.skip_blank(|_, _| {});
-        let start = self.at;
-        if !found {
+        let mut start = self.run(self.at, SPACE);
+        self.at = start;
+        if matches!(self.byte(start), b'-' | b'/') {
+            self.skip_blank(|_, _| {});
+            start = self.at;
+        }
+        let Some(&byte) = self.sql.get(start) else {
             return Token {
                 kind: TokenKind::End,
                 start,
                 end: start,
             };
-        }
-        let byte = self.byte(start);
+        };
         let class = CLASSES[byte as usize];
         let kind = if class & NAME_START != 0 {
-            self.word_or_prefixed(byte)
+            if matches!(self.byte(start + 1), b'\'' | b'&') {
+                self.word_or_prefixed(byte)
+            } else {
+                self.word()
+            }
         } else if class & DIGIT != 0 || (byte == b'.' && self.class(start + 1) & DIGIT != 0) {
             self.number();
             TokenKind::Number
@@ -173,26 +183,40 @@ impl<'a> Lexer<'a> {
             self.operator();
             TokenKind::Operator
         } else {
-            match byte {
-                b'\'' => self.string(start, false, TokenKind::String),
-                b'"' => self.quoted_name(start, TokenKind::QuotedName),
-                b'$' => self.dollar(),
-                b':' if matches!(self.byte(start + 1), b':' | b'=') => self.fixed(2, TokenKind::Double),
-                b'.' if self.byte(start + 1) == b'.' => self.fixed(2, TokenKind::Double),
-                b'(' | b')' | b'[' | b']' | b',' | b';' | b'.' | b':' => {
-                    self.fixed(1, TokenKind::Punct(byte))
-                }
-                _ => {
-                    self.odd = true;
-                    self.fixed(1, TokenKind::Punct(byte))
-                }
-            }
+            self.other(byte)
         };
         Token {
             kind,
             start,
             end: self.at,
         }
+    }
+
+    fn other(&mut self, byte: u8) -> TokenKind {
+        let start = self.at;
+        match byte {
+            b'\'' => self.string(start, false, TokenKind::String),
+            b'"' => self.quoted_name(start, TokenKind::QuotedName),
+            b'$' => self.dollar(),
+            b':' if matches!(self.byte(start + 1), b':' | b'=') => self.fixed(2, TokenKind::Double),
+            b'.' if self.byte(start + 1) == b'.' => self.fixed(2, TokenKind::Double),
+            b'(' | b')' | b'[' | b']' | b',' | b';' | b'.' | b':' => self.fixed(1, TokenKind::Punct(byte)),
+            _ => {
+                self.odd = true;
+                self.fixed(1, TokenKind::Punct(byte))
+            }
+        }
+    }
+
+    /// The first byte from `at` on that is of none of the classes in `mask`.
+    #[inline]
+    fn run(&self, mut at: usize, mask: u8) -> usize {
+        while let Some(&byte) = self.sql.get(at)
+            && CLASSES[byte as usize] & mask != 0
+        {
+            at += 1;
+        }
+        at
     }
 
     fn fixed(&mut self, length: usize, kind: TokenKind) -> TokenKind {
@@ -217,10 +241,13 @@ impl<'a> Lexer<'a> {
             },
             _ => {}
         }
-        self.at += 1;
-        while self.class(self.at) & NAME_PART != 0 {
-            self.at += 1;
-        }
+        self.word()
+    }
+
+    #[inline]
+    fn word(&mut self) -> TokenKind {
+        let start = self.at;
+        self.at = self.run(start + 1, NAME_PART);
         if self.at - start > 63 {
             self.odd = true; // cut by the server, at a character of its own encoding
         }
@@ -331,11 +358,8 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    fn digits(&self, mut at: usize) -> usize {
-        while self.class(at) & DIGIT != 0 {
-            at += 1;
-        }
-        at
+    fn digits(&self, at: usize) -> usize {
+        self.run(at, DIGIT)
     }
 
     fn number(&mut self) {

@@ -75,6 +75,7 @@ impl Scan {
     /// Takes `sql` apart. With `whole`, semicolons do not end statements: the text is known to be one.
     pub(crate) fn run(&mut self, sql: &[u8], whole: bool) {
         self.clear();
+        self.canonical.reserve(sql.len() + sql.len() / 4 + 16);
         let mut lexer = Lexer::new(sql, 0);
         let leading = &mut self.leading;
         lexer.skip_blank(|start, end| leading.push((start, end)));
@@ -107,6 +108,16 @@ impl Scan {
         self.canonical
             .get(statement.canonical.0..statement.canonical.1)
             .unwrap_or_default()
+    }
+}
+
+/// Words that may stand in a row of constants.
+fn is_constant(word: &[u8]) -> bool {
+    match word.len() {
+        4 => word.eq_ignore_ascii_case(b"null") || word.eq_ignore_ascii_case(b"true"),
+        5 => word.eq_ignore_ascii_case(b"false"),
+        7 => word.eq_ignore_ascii_case(b"default"),
+        _ => false,
     }
 }
 
@@ -178,11 +189,18 @@ impl<'a> Builder<'a> {
         self.last = token.kind;
     }
 
+    #[inline]
     fn push(&mut self, text: &[u8]) {
-        self.scan.canonical.extend_from_slice(text);
-        self.scan.canonical.push(b' ');
+        let canonical = &mut self.scan.canonical;
+        if let [byte] = *text {
+            canonical.extend_from_slice(&[byte, b' ']);
+        } else {
+            canonical.extend_from_slice(text);
+            canonical.push(b' ');
+        }
     }
 
+    #[inline]
     fn raw(&mut self, text: &[u8]) {
         self.scan.canonical.extend_from_slice(text);
     }
@@ -200,23 +218,16 @@ impl<'a> Builder<'a> {
     }
 
     fn word_token(&mut self, text: &[u8], at: usize) {
-        self.push(text);
-        if let Some(added) = self.scan.canonical.get_mut(at..) {
-            added.make_ascii_lowercase();
-        }
+        let canonical = &mut self.scan.canonical;
+        canonical.extend(text.iter().map(u8::to_ascii_lowercase));
+        canonical.push(b' ');
         self.word = Some(at);
-        if self.depth > 0
-            && !matches!(
-                self.scan.canonical.get(at..),
-                Some(b"null " | b"true " | b"false " | b"default ")
-            )
-        {
+        if self.depth > 0 && !is_constant(text) {
             self.impure();
         }
         if self.create {
-            let added = self.scan.canonical.get(at..).unwrap_or_default();
-            self.scan.atomic |= self.previous_begin && added == b"atomic ";
-            self.previous_begin = added == b"begin ";
+            self.scan.atomic |= self.previous_begin && text.eq_ignore_ascii_case(b"atomic");
+            self.previous_begin = text.eq_ignore_ascii_case(b"begin");
         }
     }
 

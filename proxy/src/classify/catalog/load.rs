@@ -146,7 +146,7 @@ impl Loader {
     }
 
     /// `about`: place (`v`iew, `d`efault, `c`heck, `i`ndex, `t`ype), how it is called (`f`unction, `o`perator or cast), whose
-    /// (`B`uilt-in, `U`ser), whether its language is internal or C (`t`, `q`), volatility.
+    /// (`B`uilt-in, `U`ser), whether only a superuser can have made it (`t`, `q`), volatility.
     fn call(&mut self, owner: u32, name: &str, about: &[u8]) -> Option<()> {
         let [place, via, whose, language, volatility] = *about else {
             return None;
@@ -175,7 +175,7 @@ impl Loader {
             known.builtin = true;
             known.volatile = flags.contains('v');
         } else {
-            known.user = true;
+            known.user_code = flags.contains('X');
             known.user_of_one = flags.contains('1');
             known.user_in_catalog = flags.contains('P');
         }

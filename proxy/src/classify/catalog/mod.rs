@@ -3,6 +3,9 @@
 //! It is read by [`CATALOG_QUERY`] through a worker of the pool itself, with no more rights than the clients have, and judged here:
 //! which relations may be read or written without running anybody's code, and which names are functions to beware of. In doubt a name
 //! is not harmless.
+//!
+//! Operators, casts and overloads of built-in names are trusted where only a superuser could make them: functions in C, and members of
+//! extensions, if they are declared not volatile. Everything that any role can define is a user's code.
 
 mod load;
 mod path;
@@ -58,9 +61,9 @@ struct Type {
 struct FunctionFlags {
     builtin: bool,
     volatile: bool,
-    /// Some function of a user has this name.
-    user: bool,
-    /// One that takes a single argument, so that `x.name` can call it.
+    /// One that is not built in is a user's code, or volatile (else all are C or an extension's, and not volatile).
+    user_code: bool,
+    /// One that is not built in takes a single argument, so that `x.name` can call it.
     user_of_one: bool,
     /// One in pg_catalog itself.
     user_in_catalog: bool,
@@ -118,8 +121,9 @@ impl Catalog {
         let name = &*function.name;
         let known = self.functions.get(name).copied().unwrap_or_default();
         let theirs = match function.schema.as_deref() {
-            None => known.user || !known.builtin,
-            Some("pg_catalog") => known.user_in_catalog,
+            // An extension's overload of a built-in name (citext's max) does no more than the built-in one.
+            None => !known.builtin || known.user_code,
+            Some("pg_catalog") => known.user_in_catalog && known.user_code,
             Some(_) => true,
         };
         if theirs || !self.builtin_is_fit(name) {

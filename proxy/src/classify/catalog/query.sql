@@ -18,8 +18,15 @@ WITH expressions (owner, place, tree) AS MATERIALIZED (
   UNION ALL
   SELECT i.indrelid, 'i', i.indpred::pg_catalog.text FROM pg_catalog.pg_index i WHERE i.indpred IS NOT NULL
 ), trusted (oid) AS MATERIALIZED (
-  SELECT l.oid FROM pg_catalog.pg_language l
+  SELECT p.oid
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
    WHERE l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['internal', 'c']::pg_catalog.name[])
+  UNION
+  SELECT d.objid
+    FROM pg_catalog.pg_depend d
+   WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+     AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
 ), calls (owner, place, via, function) AS (
   SELECT e.owner, e.place,
          CASE WHEN m.found[2] OPERATOR(pg_catalog.=) ANY (ARRAY['1', '2']::pg_catalog.text[]) THEN 'o' ELSE 'f' END,
@@ -64,7 +71,7 @@ UNION ALL
 SELECT DISTINCT 'x', s.owner::pg_catalog.text, p.proname::pg_catalog.text,
        pg_catalog.concat(s.place, s.via,
          CASE WHEN p.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid THEN 'B' ELSE 'U' END,
-         CASE WHEN p.prolang OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t) THEN 't' ELSE 'q' END,
+         CASE WHEN p.oid OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t) THEN 't' ELSE 'q' END,
          p.provolatile)
   FROM calls s
   JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) s.function
@@ -88,7 +95,9 @@ SELECT 'f', p.proname::pg_catalog.text, 'U',
          CASE WHEN pg_catalog.bool_or(p.pronargs OPERATOR(pg_catalog.>=) 1::pg_catalog.int2
               AND p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults OPERATOR(pg_catalog.<=) 1) THEN '1' END,
          CASE WHEN pg_catalog.bool_or(p.pronamespace OPERATOR(pg_catalog.=)
-              'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid) THEN 'P' END)
+              'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid) THEN 'P' END,
+         CASE WHEN pg_catalog.bool_or(p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
+              OR NOT p.oid OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)) THEN 'X' END)
   FROM pg_catalog.pg_proc p
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
     OR p.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
@@ -100,7 +109,7 @@ SELECT DISTINCT 'o', o.oprname::pg_catalog.text, '', ''
  WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
    AND (p.oid IS NULL OR p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
         OR (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-            AND NOT p.prolang OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)))
+            AND NOT p.oid OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)))
 UNION ALL
 SELECT 't', n.nspname::pg_catalog.text, t.typname::pg_catalog.text, pg_catalog.concat(t.oid, ' ', t.typtype)
   FROM pg_catalog.pg_type t
@@ -117,4 +126,4 @@ SELECT 'c', 'cast', '', ''
      JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) k.castfunc
     WHERE p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
        OR (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-           AND NOT p.prolang OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)))
+           AND NOT p.oid OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)))

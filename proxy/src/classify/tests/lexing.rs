@@ -360,6 +360,6 @@ fn random_bytes_never_panic() {
                 .collect()
         };
         let _ = classifier.classify(&bytes, &context(Some(&catalog)));
-        crate::classify::fuzz(&bytes);
+        crate::classify::fuzz_lexer(&bytes);
     }
 }

@@ -113,8 +113,8 @@ fn place<'a>(schema: &'a mut Value, at: &str) -> Result<&'a mut Map<String, Valu
 
 /// Makes a schema what the API wants of it.
 ///
-/// Without `nullable` the API takes null for absent. An object's default is `{}`: those of its fields fill it. Nothing in
-/// the status has a default: absent is absent.
+/// Without `nullable` the API takes null for absent. Nothing in the status has a default: absent is absent. The default of
+/// an object is written out, not `{}`: the API asks its rules of the default as it stands.
 fn tidy(node: &mut Value, status: bool) {
     let Some(fields) = node.as_object_mut() else {
         if let Value::Array(items) = node {
@@ -127,9 +127,6 @@ fn tidy(node: &mut Value, status: bool) {
         fields.remove("nullable");
         if status {
             fields.remove("default");
-        }
-        if fields.get("properties").is_some() && fields.get("default").is_some_and(Value::is_object) {
-            fields.insert("default".to_owned(), json!({}));
         }
         if fields.get("x-kubernetes-int-or-string").is_some() {
             fields.insert(

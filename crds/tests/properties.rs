@@ -131,6 +131,7 @@ fn server() -> impl Strategy<Value = ServerStatus> {
             slot: lag.clone(),
             read_eligible,
             message: lag,
+            ..ServerStatus::default()
         },
     )
 }
@@ -187,7 +188,7 @@ fn status() -> impl Strategy<Value = PgPoolStatus> {
                         names: names.clone(),
                         k: 1,
                     }),
-                    pending: None,
+                    ..SyncStatus::default()
                 },
                 operation: flag.then_some(operation),
                 history: vec![OperationRecord {

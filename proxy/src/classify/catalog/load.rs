@@ -13,8 +13,6 @@ struct Candidate {
     readable: bool,
     writable: bool,
     serial: bool,
-    /// It, or something that inherits from it, is a foreign table.
-    foreign: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,20 +124,18 @@ impl Loader {
         let (oid, flags) = about.split_once(' ')?;
         let (kind, flags) = (*flags.as_bytes().first()?, flags.get(1..)?);
         let has = |flag: char| flags.contains(flag);
-        let foreign = kind == b'f';
         self.candidates.insert(
             oid.parse().ok()?,
             Candidate {
                 schema: schema.into(),
                 name: name.into(),
-                readable: !has('R') && !foreign,
+                readable: !has('R') && kind != b'f',
                 writable: matches!(kind, b'r' | b'p')
                     && !has('R')
                     && !has('U')
                     && !has('T')
                     && schema != "pg_catalog",
                 serial: has('N'),
-                foreign,
             },
         );
         Some(())
@@ -189,11 +185,9 @@ impl Loader {
         }
         for (owner, place) in suspects {
             if let Some(relation) = self.candidates.get_mut(&owner) {
-                if place == b'v' {
-                    relation.readable = false
-                } else {
-                    relation.writable = false
-                }
+                relation.writable = false;
+                // The planner computes what is constant in index expressions and checks, whatever the query wants.
+                relation.readable &= place == b'd';
             }
         }
         for owner in &self.serials {
@@ -227,24 +221,22 @@ impl Loader {
                 continue;
             }
             let reached = self.candidates.get(to);
-            let (readable, writable, foreign, serial) = reached.map_or((false, false, true, false), |of| {
-                (of.readable, of.writable, of.foreign, of.serial)
-            });
+            let (readable, writable, serial) =
+                reached.map_or((false, false, false), |of| (of.readable, of.writable, of.serial));
             let Some(of) = self.candidates.get_mut(from) else {
                 continue;
             };
-            let before = (of.readable, of.writable, of.foreign, of.serial);
+            let before = (of.readable, of.writable, of.serial);
             match kind {
                 b'v' => of.readable &= readable,
                 b'i' => {
-                    of.foreign |= foreign;
-                    of.readable &= !of.foreign;
+                    of.readable &= readable;
                     of.writable &= writable;
                     of.serial |= serial;
                 }
                 _ => of.writable &= writable,
             }
-            changed |= before != (of.readable, of.writable, of.foreign, of.serial);
+            changed |= before != (of.readable, of.writable, of.serial);
         }
         changed
     }

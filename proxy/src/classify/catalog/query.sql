@@ -17,6 +17,13 @@ WITH expressions (owner, place, tree) AS MATERIALIZED (
   SELECT i.indrelid, 'i', i.indexprs::pg_catalog.text FROM pg_catalog.pg_index i WHERE i.indexprs IS NOT NULL
   UNION ALL
   SELECT i.indrelid, 'i', i.indpred::pg_catalog.text FROM pg_catalog.pg_index i WHERE i.indpred IS NOT NULL
+  UNION ALL
+  SELECT p.partrelid, 'i', p.partexprs::pg_catalog.text FROM pg_catalog.pg_partitioned_table p WHERE p.partexprs IS NOT NULL
+  UNION ALL
+  -- Expressions of extended statistics (PostgreSQL 14): the column's name would not parse before.
+  SELECT s.stxrelid, 'i', pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'stxexprs'
+    FROM pg_catalog.pg_statistic_ext s
+   WHERE (pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'stxexprs') IS NOT NULL
 ), trusted (oid) AS MATERIALIZED (
   SELECT p.oid
     FROM pg_catalog.pg_proc p

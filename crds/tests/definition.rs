@@ -86,6 +86,54 @@ fn the_definition_is_up_to_date() {
     );
 }
 
+/// Names only: what the operator writes has no bounds.
+fn compare_names(path: &str, file: &Value, types: &Value, found: &mut Vec<String>) {
+    let names = |schema: &Value| {
+        let fields = schema["properties"].as_object();
+        fields.map(|fields| fields.keys().cloned().collect::<Vec<_>>())
+    };
+    let choice = types["anyOf"].as_array().and_then(|choices| choices.first());
+    let types = choice.unwrap_or(types);
+    if names(file) != names(types) {
+        found.push(format!(
+            "{path}: {:?} in the file, {:?} in the types",
+            names(file),
+            names(types)
+        ));
+    }
+    for name in names(file).unwrap_or_default() {
+        compare_names(
+            &format!("{path}.{name}"),
+            &file["properties"][&name],
+            &types["properties"][&name],
+            found,
+        );
+    }
+    if file["items"]["type"] == "object" {
+        compare_names(&format!("{path}[]"), &file["items"], &types["items"], found);
+    }
+}
+
+#[test]
+fn the_definition_knows_every_field_of_the_status() {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let types = settings
+        .into_generator()
+        .into_root_schema_for::<crds::status::PgPoolStatus>()
+        .to_value();
+    let file = definition();
+    let file = file
+        .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status")
+        .unwrap();
+    let mut found = Vec::new();
+    compare_names("status", file, &types, &mut found);
+    assert_eq!(
+        found,
+        Vec::<String>::new(),
+        "cargo run -p crds --features kube --bin crdgen"
+    );
+}
+
 #[cfg(feature = "kube")]
 #[test]
 fn the_definition_is_what_the_generator_writes() {

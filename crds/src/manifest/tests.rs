@@ -646,14 +646,28 @@ fn faults_are_cut_off_where_nobody_reads_on() {
 
 #[test]
 fn a_fault_of_syntax_has_its_line_and_no_text_of_the_file() {
-    let text = format!(
-        "{}---\nkind: Secret\nstringData:\n  password: hunter2\n bad: [\n",
-        with("")
-    );
-    let found = parse_manifest(&text, "x.yaml").unwrap_err();
-    assert!(
-        found[0].line.is_some() && found[0].message.starts_with("is not valid YAML"),
-        "{found:?}"
-    );
-    assert!(!found[0].to_string().contains("hunter2"), "{}", found[0]);
+    for value in [
+        "hunter2\n bad: [",
+        "!!int hunter2",
+        "!!float hunter2",
+        "!!bool hunter2",
+        "!!binary hunter2?",
+        "\"hunter2",
+        "'hunter2",
+        "hunter2: x: y",
+        "{hunter2",
+        "!hunter2! x",
+        "\"hunter2\\q\"",
+        "|9999999999\n hunter2",
+    ] {
+        let text = format!(
+            "{}---\nkind: Secret\nstringData:\n  password: {value}\n",
+            with("")
+        );
+        let found = parse_manifest(&text, "x.yaml").unwrap_err();
+        if found[0].message.starts_with("is not valid YAML") {
+            assert!(found[0].line.is_some(), "{value}: {found:?}");
+        }
+        assert!(!format!("{found:?}").contains("hunter2"), "{value}: {found:?}");
+    }
 }

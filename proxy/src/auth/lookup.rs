@@ -26,7 +26,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Password, and the seconds until VALID UNTIL (null: there is none), by the function of `sql/`: for a role that may not
 /// read pg_authid.
-const BY_FUNCTION: &str = "select password, case when valid_until is null or valid_until = 'infinity' then null \
+const BY_FUNCTION: &str = "select verifier, case when valid_until is null or valid_until = 'infinity' then null \
      when pg_catalog.isfinite(valid_until) then pg_catalog.date_part('epoch', valid_until - pg_catalog.now()) \
      else 0 end::text from pgstmtpool.user_lookup($1)";
 

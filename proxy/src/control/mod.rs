@@ -315,7 +315,7 @@ impl Control {
             info!(
                 from = self.sight.master.as_deref(),
                 to = master.as_deref(),
-                "Another server is master"
+                "This server is master, as far as is seen"
             );
             if self.sight.master.is_some() {
                 self.sight.epoch += 1;

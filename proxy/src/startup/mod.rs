@@ -128,7 +128,7 @@ impl Entrance {
         let detail = refused.detail.as_deref().unwrap_or_default();
         match &refused.answer {
             Some(answer) => {
-                info!(%peer, code = answer.code.as_str(), message = %answer.message, detail, "Login refused");
+                info!(%peer, code = answer.code.as_str(), told = %answer.message, detail, "Login refused");
                 talk.refuse(answer).await;
             }
             None => debug!(%peer, detail, "Connection ended before the login"),

@@ -24,7 +24,7 @@ fn stage(name: &str) -> Stage {
         pgstmtpool_tests::ClusterBuilder::scram,
         |m| {
             m.hba(HBA)
-                .users(&[("listed", "secret of listed")])
+                .users(&[("listed", "secret of listed"), ("trusted", "t")])
                 .set("auth.cacheFor", "1s")
         },
         |proxy| proxy,
@@ -126,12 +126,9 @@ fn rules_are_kept_first_match_wins_and_no_match_is_28000() {
     let stage = stage("login-rules");
     assert_eq!(refused(login(&stage, "banned", "app", "x")).code(), "28000");
     assert_eq!(refused(login(&stage, "app", "postgres", "app")).code(), "28000");
-    let error = refused(login(&stage, "plain", "app", "clear"));
-    assert_eq!(
-        error.code(),
-        "28P01",
-        "without TLS the password rule does not match, the SCRAM rule does: {error}"
-    );
+    // Without TLS the password rule does not match, the SCRAM rule does.
+    login(&stage, "plain", "app", "clear").unwrap();
+    assert_eq!(refused(login(&stage, "plain", "app", "wrong")).code(), "28P01");
     login(&stage, "trusted", "app", "").unwrap();
 }
 
@@ -139,10 +136,10 @@ fn rules_are_kept_first_match_wins_and_no_match_is_28000() {
 fn a_password_that_is_no_longer_valid_is_refused() {
     let stage = stage("login-expired");
     stage.direct("create role old login password 'old' valid until '2001-01-01'");
-    stage.direct("create role none login");
+    stage.direct("create role bare login");
     stage.direct("create role nologin nologin password 'x'");
     assert_eq!(refused(login(&stage, "old", "app", "old")).code(), "28P01");
-    assert_eq!(refused(login(&stage, "none", "app", "")).code(), "28P01");
+    assert_eq!(refused(login(&stage, "bare", "app", "")).code(), "28P01");
     assert!(["28P01", "28000"].contains(&refused(login(&stage, "nologin", "app", "x")).code()));
 }
 

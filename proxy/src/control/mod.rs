@@ -12,14 +12,17 @@
 mod probe;
 mod report;
 mod seen;
+mod share;
 mod topology;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cluster::{ClusterSource, LEASE_RENEWAL, ProxyReport, Secrets, Snapshot};
-use crds::status::{PgPoolStatus, Share};
 use crds::{PoolConfig, SecretRef};
 use futures::future::BoxFuture;
 use pgnet::auth::scram::Key;
@@ -164,7 +167,9 @@ impl Control {
             tokio::select! {
                 () = source.changed() => self.refresh().await,
                 Ok(()) = self.view.changed() => self.look().await,
-                Some(Ok(applied)) = self.applying.join_next() => self.applied(applied).await,
+                Some(joined) = self.applying.join_next() => if let Ok(applied) = joined {
+                    self.applied(applied).await;
+                },
                 _ = renewal.tick() => self.tell().await,
                 order = orders.recv() => match order {
                     Some(Order::Reload) => {
@@ -217,8 +222,8 @@ impl Control {
             ..
         } = &self.parts;
         let (config, secrets) = (&snapshot.config, &snapshot.secrets);
-        let share = share(snapshot.status.as_deref(), &report.id);
-        let own = Arc::new(with_share(config, snapshot.status.as_deref(), share));
+        let share = share::share(snapshot.status.as_deref(), &report.id);
+        let own = Arc::new(share::with_share(config, snapshot.status.as_deref(), share));
         let tls = self
             .certificates
             .to_clients(&config.tls, secrets)
@@ -398,6 +403,7 @@ impl Control {
         info!(epoch = topology.epoch, mode = ?topology.mode, master, replicas = topology.replicas.len(), "Following");
         self.parts.house.topology.store(Arc::clone(&topology));
         self.latest += 1;
+        self.applying.abort_all(); // nobody waits for an older one any more, nor tries it again
         self.apply(topology, Duration::ZERO);
         self.note();
     }
@@ -570,39 +576,4 @@ fn login(secrets: &Secrets, reference: &SecretRef) -> Option<Login> {
             None
         }
     }
-}
-
-/// This proxy's part of what all proxies may have together.
-fn share(status: Option<&PgPoolStatus>, id: &str) -> Share {
-    match status.map(|status| &status.budget.shares) {
-        None => Share::ALL,
-        Some(shares) if shares.is_empty() => Share::ALL,
-        Some(shares) => shares.get(id).copied().unwrap_or(Share { parts: 0, of: 1 }),
-    }
-}
-
-/// The pool with `workers.max` and the like cut to this proxy's share.
-fn with_share(config: &PoolConfig, status: Option<&PgPoolStatus>, share: Share) -> PoolConfig {
-    let mut own = config.clone();
-    let cut = |max: &mut Option<u32>| *max = max.map(|max| share.workers(max));
-    if share != Share::ALL {
-        own.workers.max = share.workers(own.workers.max);
-        for database in &mut own.databases {
-            cut(&mut database.overrides.max_workers);
-            database
-                .users
-                .iter_mut()
-                .for_each(|user| cut(&mut user.overrides.max_workers));
-        }
-        own.users
-            .iter_mut()
-            .for_each(|user| cut(&mut user.overrides.max_workers));
-    }
-    let budget = status
-        .into_iter()
-        .flat_map(|status| status.budget.servers.values());
-    if let Some(least) = budget.copied().min() {
-        own.budget.per_server = share.connections(least).max(1);
-    }
-    own
 }

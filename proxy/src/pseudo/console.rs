@@ -107,7 +107,11 @@ pub(super) fn columns(command: &Command) -> &'static [Column] {
 ///
 /// # Errors
 /// 42501 when `who` may not.
-pub(super) async fn run(stage: &dyn Stage, who: &Who, command: &Command) -> Result<Outcome, Box<ErrorFields>> {
+pub(super) async fn run(
+    stage: &dyn Stage,
+    who: &Who,
+    command: &Command,
+) -> Result<Outcome, Box<ErrorFields>> {
     allowed(who, command)?;
     Ok(match command {
         Command::Empty => Outcome::Empty,
@@ -152,7 +156,9 @@ fn allowed(who: &Who, command: &Command) -> Result<(), Box<ErrorFields>> {
         SqlState::INSUFFICIENT_PRIVILEGE,
         "permission denied",
     );
-    Err(Box::new(denied.with_hint("This command is for the user of adminSecretRef.")))
+    Err(Box::new(
+        denied.with_hint("This command is for the user of adminSecretRef."),
+    ))
 }
 
 macro_rules! values {

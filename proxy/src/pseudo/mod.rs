@@ -13,6 +13,9 @@ mod console;
 mod session;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crds::PoolConfig;

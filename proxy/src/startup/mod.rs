@@ -11,6 +11,9 @@
 mod options;
 mod packet;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -45,41 +45,41 @@ pub struct PoolConfig {
     pub proxy_admin_secret: Option<SecretRef>,
     /// The login of `primary_conninfo`; `None`: what the standby has is kept.
     pub replication_secret: Option<SecretRef>,
-    /// TLS towards the servers. [new]
+    /// TLS towards the servers. (new)
     pub server_tls: ServerTls,
-    /// When a client holds a server. [new]
+    /// When a client holds a server. (new)
     pub pool_mode: PoolMode,
-    /// How many workers a pool has. [live]
+    /// How many workers a pool has. (live)
     pub workers: Workers,
-    /// How many connections of the servers are ours. [live]
+    /// How many connections of the servers are ours. (live)
     pub budget: Budget,
-    /// Bounds on clients. [live]
+    /// Bounds on clients. (live)
     pub limits: Limits,
-    /// Bounds on time. [live]
+    /// Bounds on time. (live)
     pub timeouts: Timeouts,
-    /// A plain BEGIN is answered by the proxy and sent together with the next statement. [new]
+    /// A plain BEGIN is answered by the proxy and sent together with the next statement. (new)
     pub defer_begin: bool,
-    /// Which application_name servers see. [new]
+    /// Which application_name servers see. (new)
     pub application_name: ApplicationName,
-    /// Settings per database. [new]
+    /// Settings per database. (new)
     pub databases: Vec<DatabaseOverride>,
-    /// Settings per user. [new]
+    /// Settings per user. (new)
     pub users: Vec<UserOverride>,
-    /// Session mode: what is run between two clients; empty: the smart clean-up. [new]
+    /// Session mode: what is run between two clients; empty: the smart clean-up. (new)
     pub reset_query: String,
-    /// What a listener gets when its hub connection was lost. [live]
+    /// What a listener gets when its hub connection was lost. (live)
     pub on_listen_gap: ListenGap,
-    /// What currval and lastval do. [new]
+    /// What currval and lastval do. (new)
     pub sequence_state: SequenceState,
-    /// Clients to whom `timeouts.clientIdle` does not apply. [live]
+    /// Clients to whom `timeouts.clientIdle` does not apply. (live)
     pub idle_exemptions: Vec<IdleExemption>,
-    /// Who may log in. [live]
+    /// Who may log in. (live)
     pub auth: Auth,
-    /// TLS towards clients. [live]
+    /// TLS towards clients. (live)
     pub tls: ClientFacingTls,
-    /// Where reads go. [live]
+    /// Where reads go. (live)
     pub routing: Routing,
-    /// The result cache. [live]
+    /// The result cache. (live)
     pub cache: Cache,
     /// Failover.
     pub ha: Ha,

@@ -12,17 +12,17 @@ pub struct Proxy {
     pub managed: bool,
     /// How many; `None`: left to an autoscaler (2 at the start).
     pub replicas: Option<u32>,
-    /// Empty: the operator's own version. [roll]
+    /// Empty: the operator's own version. (roll)
     pub image: String,
-    /// Of the container, as Kubernetes writes them. [roll]
+    /// Of the container, as Kubernetes writes them. (roll)
     pub resources: serde_json::Value,
-    /// Data threads; 0 = CPUs of the quota. [roll]
+    /// Data threads; 0 = CPUs of the quota. (roll)
     pub threads: u32,
     /// The Service.
     pub service: Service,
     /// What a proxy does that cannot reach the API.
     pub on_api_loss: ApiLoss,
-    /// Merged into the pod template: `metadata` and `spec`. [roll]
+    /// Merged into the pod template: `metadata` and `spec`. (roll)
     pub pod_template: serde_json::Value,
     /// The disruption budget.
     pub pdb: DisruptionBudget,

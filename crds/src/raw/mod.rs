@@ -3,6 +3,10 @@
 //! The comments here are the manual: `kubectl explain pgpool.spec` shows them. Defaults are taken from
 //! [`crate::PoolConfig`]. Objects of the API are read leniently (unknown fields are left out); files strictly, by
 //! [`crate::parse_manifest`]. [`crate::PoolConfig::from_spec`] does the checking.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the marks [live], [new] and [roll] are no links"
+)]
 
 mod access;
 mod ha;

@@ -334,6 +334,23 @@ impl Pool {
         Some(worker)
     }
 
+    /// Waits, for a moment, until the worker that remembers this session's sequences is free.
+    pub(super) async fn await_sequences(&self, session: u64) {
+        for _ in 0..200 {
+            let busy = self.workers.borrow().iter().any(|w| {
+                let mine = w.sequences_of.get() == Some(session);
+                if mine && w.state.get() == State::Shared {
+                    w.reserved.set(true);
+                }
+                mine && matches!(w.state.get(), State::Cleaning | State::Shared)
+            });
+            if !busy {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// An idle worker for the proxy itself, if there is one nobody waits for.
     pub(super) fn take_clean_idle(&self) -> Option<Rc<Worker>> {
         if self.closed.get() || !self.alone.borrow().is_empty() {

@@ -99,6 +99,8 @@ struct Inner {
     holder: Option<Rc<Slot>>,
     /// Who waits until everything is written.
     writing: Option<Waker>,
+    /// ParameterStatus is not passed on: the session computes its own (RESET returns to the worker's base, not to the session's).
+    mute: bool,
 }
 
 /// What the pool has to know of a worker to offer it.
@@ -220,6 +222,7 @@ impl Worker {
                 clock: 0,
                 holder: None,
                 writing: None,
+                mute: false,
             }),
         });
         let io = Io::new(established.stream, established.buffered);
@@ -339,6 +342,11 @@ impl Worker {
             self.last_client.set(*client);
         }
         self.inner.borrow_mut().holder = holder.map(|(slot, _)| slot);
+    }
+
+    /// Whether ParameterStatus is kept from the holder.
+    pub(super) fn mute(&self, mute: bool) {
+        self.inner.borrow_mut().mute = mute;
     }
 
     /// Wakes this task when everything appended is written.
@@ -1059,6 +1067,9 @@ fn settle_skipped(inner: &mut Inner) {
 
 /// `S`: never relayed to a session that shares the worker; the holder of a lease sees what its own statement changed.
 fn on_parameter_status(inner: &Inner) -> Verdict {
+    if inner.mute {
+        return Verdict::Swallow;
+    }
     match (inner.pending.front(), inner.script.addressee()) {
         (Some(head), Some(To::Client)) if head.purpose == Purpose::Leased => Verdict::Forward,
         (None, _) if inner.holder.is_some() => Verdict::Forward,

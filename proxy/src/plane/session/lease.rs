@@ -26,7 +26,7 @@ use super::shared::interner;
 use super::translate::{self, Ground};
 use super::unit::{HOLD_MAX, UnitError};
 use super::{Leave, Session, asker, io, killed, local, too_idle};
-use crate::classify::{Class, Kind};
+use crate::classify::{Class, Kind, SetItem, Touches};
 
 /// Bytes for a server not yet written, above which the client is not read.
 const UNWRITTEN_MAX: usize = 1 << 20;
@@ -249,6 +249,9 @@ impl Session {
                 None => self.master_pool(true).await.map_err(|e| self.told(&e))?,
             };
             self.card.set_doing(Doing::Waiting);
+            if class.touches.intersects(Touches::SEQUENCE) {
+                pool.await_sequences(self.card.serial).await;
+            }
             let taken = pool.take(&asker(&self.card, &self.settings, &self.base)).await;
             let worker = match taken {
                 Ok(worker) => worker,
@@ -495,6 +498,10 @@ impl Session {
         }
         self.names.drop_unnamed();
         lease.expect(&class);
+        let settings = &lease.open.effects.settings;
+        if settings.all || !settings.reset.is_empty() {
+            lease.worker.mute(true);
+        }
         self.note_sql(lease, &class.kind, total);
         lease.expects_copy = expects_copy(&class.kind);
         let input = self.input.split_to(total);
@@ -962,6 +969,7 @@ impl From<Leave> for Refused {
 /// Statements before and after which everything must be answered.
 fn needs_quiet(kind: &Kind) -> bool {
     match kind {
+        Kind::Set(set) => set.items.iter().any(|item| !matches!(item, SetItem::Set { .. })),
         Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate { .. } | Kind::Discard(_) | Kind::Reset(_) => {
             true
         }

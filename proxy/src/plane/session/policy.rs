@@ -226,7 +226,11 @@ pub(super) fn state_that_cannot_move(class: &Class) -> Option<&'static str> {
     let touches = class.touches;
     let temp = match &class.kind {
         Kind::CreateTemp { drops_at_commit } => !drops_at_commit,
-        Kind::List(list) => list.temp,
+        Kind::List(list) => {
+            // Made and dropped in one Query, as some ORMs do with functions in pg_temp.
+            let made = list.kinds.iter().rposition(|kind| matches!(kind, Kind::CreateTemp { .. }));
+            list.temp && !made.is_some_and(|at| list.kinds[at..].iter().any(|kind| matches!(kind, Kind::Ddl)))
+        }
         _ => false,
     };
     [

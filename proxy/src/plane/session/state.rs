@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pgnet::fields::ErrorFields;
 use pgnet::quote;
 
-use super::super::settings::Difference;
+use super::super::settings::{Difference, Settings};
 use super::lease::{Lease, Refused};
 use super::{Leave, Session};
 use crate::classify::Kind;
@@ -98,6 +98,7 @@ impl Session {
 
     /// Takes over as this session's what the server says the settings are now.
     async fn read_back(&mut self, lease: &mut Lease, changed: super::effects::Changed) -> Result<(), Leave> {
+        let was_reset = changed.all || !changed.reset.is_empty();
         let mut names: Vec<String> = changed.names;
         names.extend(changed.reset);
         if changed.all {
@@ -149,10 +150,34 @@ impl Session {
                 .filter(|(_, v)| v.is_some())
                 .map(|(n, _)| n.as_str()),
         );
+        let before = self.settings.clone();
         self.settings = self.thread.settings.with(&self.settings, changes);
         let name = self.settings.get("application_name").unwrap_or_default();
         name.clone_into(&mut self.card.application_name.borrow_mut());
+        if was_reset {
+            lease.worker.mute(false);
+            self.report_reset(lease, &before);
+            self.flush().await?;
+            // The worker went back to its own base, which need not be this session's.
+            if !lease.lost && self.dress(lease).await.is_err() {
+                lease.lost = true;
+            }
+        }
         Ok(())
+    }
+
+    /// ParameterStatus for what a RESET changed, as a server opened with this session's startup packet would send it.
+    fn report_reset(&mut self, lease: &Lease, before: &Settings) {
+        let Some(greeting) = lease.pool.greeting(&self.base) else { return };
+        for (name, value) in greeting.iter() {
+            let key = String::from_utf8_lossy(name).to_ascii_lowercase();
+            let (old, new) = (before.get(&key), self.settings.get(&key));
+            if old == new {
+                continue;
+            }
+            let value = if key == "application_name" { new.unwrap_or_default().as_bytes() } else { &value[..] };
+            pgnet::backend::parameter_status(&mut self.out, name, value);
+        }
     }
 
     /// Makes the statements this request names known to the worker under the client's own names.

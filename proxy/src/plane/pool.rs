@@ -334,6 +334,13 @@ impl Pool {
         Some(worker)
     }
 
+    /// Tables have changed: prepared statements are parsed anew at their next use.
+    pub(super) fn distrust_prepared(&self) {
+        for worker in self.workers.borrow().iter() {
+            worker.distrust_prepared();
+        }
+    }
+
     /// Waits, for a moment, until the worker that remembers this session's sequences is free.
     pub(super) async fn await_sequences(&self, session: u64) {
         for _ in 0..200 {

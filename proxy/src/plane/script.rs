@@ -153,6 +153,12 @@ impl Script {
         self.steps.is_empty()
     }
 
+    /// Whether the running request still asks what its rows look like.
+    pub(super) fn request_describes(&self) -> bool {
+        let running = self.steps.iter().position(|s| s.last).map_or(self.steps.len(), |end| end + 1);
+        self.steps.iter().take(running).any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement))
+    }
+
     /// Who gets what comes next.
     pub(super) fn addressee(&self) -> Option<To> {
         self.steps.front().map(|s| s.to)

@@ -502,15 +502,30 @@ async fn serve(thread: Rc<Thread>, client: Box<Client>) {
     let before = thread.shared.clients.fetch_add(1, Relaxed);
     thread.shared.load[thread.index].fetch_add(1, Relaxed);
     thread.counters.clients.add(1);
+    let mut present = Present { thread: thread.clone(), id: None };
     let mut secret = [0u8; 32];
     let _ = getrandom::fill(&mut secret);
     let card = thread.register(|id| Rc::new(Card::new(id, thread.next_serial(), thread.shared.proxy_id, secret, &client)));
+    present.id = Some(card.id);
     let full = before >= maximum && !admin;
     session::run(thread.clone(), card.clone(), client, full).await;
-    thread.cards.borrow_mut().remove(&card.id);
-    thread.counters.clients.sub(1);
-    thread.shared.load[thread.index].fetch_sub(1, Relaxed);
-    thread.shared.clients.fetch_sub(1, Relaxed);
+}
+
+/// A client among those of its thread, until dropped.
+struct Present {
+    thread: Rc<Thread>,
+    id: Option<u32>,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.thread.cards.borrow_mut().remove(&id);
+        }
+        self.thread.counters.clients.sub(1);
+        self.thread.shared.load[self.thread.index].fetch_sub(1, Relaxed);
+        self.thread.shared.clients.fetch_sub(1, Relaxed);
+    }
 }
 
 async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {

@@ -75,6 +75,8 @@ enum Prepared {
     InFlight(u32),
     /// The server has it.
     Ready,
+    /// The server has it, perhaps for tables that have changed since: it is closed and parsed anew at its next use.
+    Stale,
 }
 
 struct Inner {
@@ -404,6 +406,11 @@ impl Worker {
         self.inner.borrow_mut().prepared.clear();
     }
 
+    /// Tables may have changed: statements are parsed anew at their next use.
+    pub(super) fn distrust_prepared(&self) {
+        self.inner.borrow_mut().distrust_prepared();
+    }
+
     /// The client has room again.
     pub(super) fn unblock(&self) {
         let mut inner = self.inner.borrow_mut();
@@ -543,6 +550,13 @@ impl Composer<'_> {
         let clock = self.inner.clock;
         match self.inner.prepared.get_mut(&statement.id) {
             Some((Prepared::Ready, used, _)) => *used = clock,
+            Some((state @ Prepared::Stale, used, _)) => {
+                *state = Prepared::InFlight(1);
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Nobody);
+            }
             Some((Prepared::InFlight(n), used, _)) => {
                 // Its Parse may yet be skipped by an error before it. Close of what is not there is fine.
                 *n += 1;
@@ -570,6 +584,13 @@ impl Composer<'_> {
                 *used = clock;
                 frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
                 self.inner.script.push(Step::client(Op::ParseStandIn));
+            }
+            Some((state @ Prepared::Stale, used, _)) => {
+                *state = Prepared::InFlight(1);
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Client);
             }
             Some((Prepared::InFlight(n), used, _)) => {
                 *n += 1;
@@ -635,6 +656,14 @@ pub(super) fn patch_length(out: &mut BytesMut, start: usize) {
 }
 
 impl Inner {
+    fn distrust_prepared(&mut self) {
+        for (prepared, _, _) in self.prepared.values_mut() {
+            if *prepared == Prepared::Ready {
+                *prepared = Prepared::Stale;
+            }
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -888,6 +917,10 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     deliver(worker, inner, io, &mut run);
                     return Err(Gone::Server(Some(Rc::new(fields))));
                 }
+                if fields.routine.as_deref() == Some("RevalidateCachedQuery") {
+                    inner.distrust_prepared();
+                    repeat_with_new_plan(inner, run);
+                }
                 let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
                 if let Some(head) = inner.pending.front_mut() {
                     head.error = true;
@@ -1031,6 +1064,21 @@ fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize)
     {
         inner.blocked = true;
         slot.block(Rc::downgrade(worker));
+    }
+}
+
+/// "cached plan must not change result type": a known read that asks for the shape of its rows in the same batch is run
+/// again with a statement parsed anew. One that does not was described before the table changed: its client has to know.
+fn repeat_with_new_plan(inner: &mut Inner, run: usize) {
+    let describes = inner.script.request_describes();
+    let Some(head) = inner.pending.front_mut() else { return };
+    if head.purpose == Purpose::Shared
+        && describes
+        && run == 0
+        && !head.forwarded
+        && let Some(slot) = head.slot.take()
+    {
+        slot.end(End::Repeat);
     }
 }
 

@@ -365,6 +365,9 @@ impl Session {
                 return Ok(());
             };
             let total = header.total();
+            if super::unit::is_small(header.tag) && total > super::unit::SMALL_MAX {
+                return Err(UnitError::Length.into());
+            }
             let complete = self.input.len() >= total;
             if !complete && total <= HOLD_MAX {
                 return Ok(());
@@ -479,7 +482,21 @@ impl Session {
 
     /// A complete simple Query. False: it has to wait.
     async fn query(&mut self, lease: &mut Lease, total: usize) -> Result<bool, Leave> {
-        let class = self.classify(&self.input[5..total - 1]);
+        let Some(text) = super::unit::query_text(&self.input[5..total]) else {
+            self.input.advance(total);
+            let fields = super::unit::invalid_string();
+            let slot = self.card.slot.clone();
+            lease.worker.stream(&slot, |to| {
+                translate::fail(to, fields);
+                pgnet::frontend::sync(to.out());
+                to.step(Step::client(Op::Sync));
+            });
+            lease.worker.finish_batch();
+            self.names.request_ends();
+            lease.request_starts();
+            return Ok(true);
+        };
+        let class = self.classify(text);
         if lease.status == b'I'
             && let Decision::Refuse(..) = policy::query(&class, &Transaction::None, self.mode(), false)
         {
@@ -851,18 +868,22 @@ impl Session {
         }
         if effects.ddl && !error {
             self.thread.catalogs.stale(&self.database);
+            lease.pool.distrust_prepared();
         }
         if error {
             return;
         }
         if effects.forgets_prepared {
             lease.worker.forget_prepared();
+            lease.materialized.clear();
             self.names.deallocate_all();
         }
         for (name, text) in after.prepare {
+            lease.materialized.insert(name.clone());
             self.names.define_sql(&name, &text);
         }
         for name in after.deallocate {
+            lease.materialized.remove(&name);
             self.names.deallocate(&name);
         }
     }

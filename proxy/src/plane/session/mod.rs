@@ -250,7 +250,14 @@ impl Session {
                 Ok(())
             }
             Unit::Query { total } => {
-                let class = self.classify(&self.input[5..total - 1]);
+                let Some(text) = unit::query_text(&self.input[5..total]) else {
+                    self.input.advance(total);
+                    self.scan.taken();
+                    self.fail_open_transaction();
+                    self.answer(|out, status| local::error(out, &unit::invalid_string(), status));
+                    return Ok(());
+                };
+                let class = self.classify(text);
                 self.names.drop_unnamed();
                 let decision = policy::query(
                     &class,

@@ -1,11 +1,34 @@
 //! Taking a client's bytes apart into units: what makes the server answer and is here completely.
 
+use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame::{self, FrameError};
+use pgnet::sqlstate::SqlState;
 
 /// Larger requests are not held: they go through a lease as they come.
 pub(super) const HOLD_MAX: usize = 256 * 1024;
 /// Longest frame a client may send at all; what each message may have is checked where it is read.
 const FRAME_MAX: u32 = 0x3fff_ffff;
+
+/// Longest message of those that carry no data: the server's own limit (`PQ_SMALL_MESSAGE_LIMIT` in `libpq/libpq.h`).
+pub(super) const SMALL_MAX: usize = 10_000;
+
+/// Messages the server limits to [`SMALL_MAX`].
+pub(super) fn is_small(tag: u8) -> bool {
+    matches!(tag, b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f')
+}
+
+/// The text of a Query's body; `None` where its zero byte is missing or not the last.
+pub(super) fn query_text(body: &[u8]) -> Option<&[u8]> {
+    match body.split_last() {
+        Some((0, text)) if !text.contains(&0) => Some(text),
+        _ => None,
+    }
+}
+
+/// What the server says to a Query without its zero byte.
+pub(super) fn invalid_string() -> ErrorFields {
+    ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, "invalid string in message")
+}
 
 /// What stands first in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +92,9 @@ impl Scan {
                     tag: header.tag,
                     total,
                 }));
+            }
+            if is_small(header.tag) && total > SMALL_MAX {
+                return Err(UnitError::Length);
             }
             if first && header.tag == b'X' {
                 return Ok(Some(Unit::Terminate));

@@ -80,7 +80,9 @@ impl Actor {
             }
         };
         let has_status = snapshot.status.is_some();
-        let durable = if has_status { durable } else { Default::default() };
+        let mut durable = if has_status { durable } else { Default::default() };
+        // Somebody took the status away: proxies remember what they have seen.
+        durable.epoch = durable.epoch.max(snapshot.highest_epoch);
         let now = Instant::now();
         let request = Request::default();
         let settings = settings::settings(&snapshot.config, &request, &options.commands, &durable, &status);

@@ -377,7 +377,7 @@ fn an_operator_killed_anywhere_in_a_switchover_is_continued() {
 fn walk(seed: u64) {
     let durability = [Durability::Async, Durability::Preferred, Durability::Required][(seed % 3) as usize];
     let mut config = settings(durability);
-    config.can_rewind = seed % 5 != 0;
+    config.can_rewind = !seed.is_multiple_of(5);
     let mut world = World::new(seed, config);
     world.until(100, "a quiet start", World::is_settled);
     let names = ["a", "b", "c"];

@@ -203,7 +203,7 @@ pub fn write(durable: &Durable, status: &mut PgPoolStatus, now: SystemTime) {
         .last_switchover_request
         .clone_from(&durable.last_switchover);
     status.served_requests.clone_from(&durable.served);
-    for (name, _) in &durable.rejoin {
+    for name in durable.rejoin.keys() {
         if status.server(name).is_none() {
             status.servers.push(status::ServerStatus {
                 name: name.clone(),

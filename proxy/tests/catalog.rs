@@ -184,3 +184,20 @@ fn domains_with_code_in_their_checks_are_noticed() {
         "nobody can see where a cast is called"
     );
 }
+
+#[test]
+fn a_function_smuggled_into_an_extension_is_still_a_users_code() {
+    let (_world, cluster) = start("catalog-extension");
+    let server = cluster.master();
+    let known = |sql: &str| classify(sql, &catalog(&rows(server, "postgres", "public"))).is_known_read();
+    assert!(
+        known("SELECT strpos('a', 'b')"),
+        "citext's own overload is trusted"
+    );
+    server.sql(
+        "CREATE ROLE smuggler; GRANT CREATE ON SCHEMA public TO smuggler; SET ROLE smuggler;
+         CREATE FUNCTION strpos(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN 1; END';
+         RESET ROLE; ALTER EXTENSION citext ADD FUNCTION strpos(int, int)",
+    );
+    assert!(!known("SELECT strpos('a', 'b')"));
+}

@@ -46,9 +46,7 @@ pub(crate) fn guessed(canonical: &[u8], verb: Verb) -> Class {
         .any(|word| has(word));
     Class::of(match verb {
         Verb::Dml => Kind::Dml { neutral: false },
-        Verb::With | Verb::Explain | Verb::Select if writes && verb != Verb::Select => {
-            Kind::Dml { neutral: false }
-        }
+        Verb::With | Verb::Explain | Verb::Select if writes => Kind::Dml { neutral: false },
         Verb::Select | Verb::With | Verb::Explain if !has(b" into ") => Kind::Read,
         _ => Kind::Other,
     })

@@ -5,7 +5,7 @@
 //! is not harmless.
 //!
 //! Operators, casts and overloads of built-in names are trusted where only a superuser could make them: functions in C, and members of
-//! extensions, if they are declared not volatile. Everything that any role can define is a user's code.
+//! extensions that a superuser owns, if they are declared not volatile. Everything that any role can define is a user's code.
 
 mod load;
 mod path;

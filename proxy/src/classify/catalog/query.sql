@@ -29,9 +29,12 @@ WITH expressions (owner, place, tree) AS MATERIALIZED (
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
    WHERE l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['internal', 'c']::pg_catalog.name[])
+     AND p.prokind OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char" -- any role's aggregate is "internal"
   UNION
-  SELECT d.objid
+  SELECT p.oid
     FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
+    JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) p.proowner AND o.rolsuper
    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
      AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
 ), calls (owner, place, via, function) AS (

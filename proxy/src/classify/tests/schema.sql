@@ -61,3 +61,7 @@ CREATE TABLE other.only_there (a int);
 CREATE SCHEMA evil;
 CREATE VIEW evil.plain AS SELECT f_volatile(1) AS a;
 CREATE FUNCTION evil.upper(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+CREATE FUNCTION f_state(int, int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+CREATE AGGREGATE evil.bool_or(int) (SFUNC = f_state, STYPE = int);
+CREATE EXTENSION citext;
+CREATE TABLE cased (a citext);

@@ -135,20 +135,17 @@ pub(crate) fn utility(mut words: Words<'_>) -> Kind {
     kind.unwrap_or_else(|| malformed(first))
 }
 
-/// A statement whose words do not make sense is the server's to refuse; what it seems to be about still counts for the modes.
+/// A statement whose words do not make sense is the server's to refuse. Only what may begin a transaction in a way not known here
+/// counts as doing so: to take it for less would let it through where that is not allowed.
 fn malformed(mut words: Words<'_>) -> Kind {
-    match words.take_any(&["begin", "start", "commit", "end", "rollback", "abort"]) {
-        Some("begin") => Kind::Begin {
+    let begins = words.take("begin") || words.take_all(&["start", "transaction"]);
+    if begins {
+        Kind::Begin {
             plain: false,
             read_only: None,
-        },
-        Some("start") if words.is("transaction") => Kind::Begin {
-            plain: false,
-            read_only: None,
-        },
-        Some("commit" | "end") => Kind::Commit { chain: false },
-        Some("rollback" | "abort") => Kind::Rollback { chain: false },
-        _ => Kind::Other,
+        }
+    } else {
+        Kind::Other
     }
 }
 

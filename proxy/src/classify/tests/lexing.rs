@@ -209,6 +209,32 @@ fn statements_end_where_the_servers_parser_ends_them() {
 }
 
 #[test]
+fn transaction_verbs_are_found_wherever_the_servers_parser_finds_them() {
+    let all: Vec<String> = statements().collect();
+    let catalog = catalog();
+    let mut classifier = Classifier::new(Limits::default());
+    let (mut with, mut without) = (0, 0);
+    for seed in 1..=6000 {
+        let mut dice = Dice::new(seed);
+        let parts: Vec<&str> = (0..=dice.below(3))
+            .map(|_| all[dice.below(all.len())].as_str())
+            .collect();
+        let sql = parts.join(dice.one_of(&["\n;", "\n;; ", "\n/* x */;"]));
+        let Ok(parsed) = pg_query::parse(&sql, 0) else {
+            continue;
+        };
+        let theirs = parsed.protobuf.stmts.iter().any(|statement| {
+            let node = statement.stmt.as_ref().and_then(|stmt| stmt.node.as_ref());
+            matches!(node, Some(pg_query::NodeEnum::TransactionStmt(_)))
+        });
+        let ours = classifier.classify(sql.as_bytes(), &context(Some(&catalog)));
+        assert_eq!(ours.transaction_verbs, theirs, "seed {seed}: {sql:?}");
+        if theirs { with += 1 } else { without += 1 }
+    }
+    assert!(with > 500 && without > 500, "{with}, {without}");
+}
+
+#[test]
 fn splitting_agrees_with_the_servers_scanner() {
     for sql in [
         "select 1; select ';'; begin -- ;\n; commit",

@@ -1,6 +1,6 @@
 //! A TCP relay in front of a server that can be told to misbehave: the network, or a hostile server.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -74,11 +74,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: bool) 
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let mut buffer = [0_u8; 65_536];
     loop {
+        let got = from.read(&mut buffer);
+        // Looked at after the read: what was said before the mode changed is as dead as what comes after.
         let now = mode.load(Ordering::Relaxed);
         if now == RelayMode::Closed as u8 {
             break;
         }
-        match from.read(&mut buffer) {
+        match got {
             Ok(0) => break,
             Ok(_) if now == RelayMode::Silent as u8 => {}
             Ok(count) => {
@@ -95,7 +97,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: bool) 
             Err(e)
                 if matches!(
                     e.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
                 ) => {}
             Err(_) => break,
         }

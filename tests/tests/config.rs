@@ -95,7 +95,7 @@ fn each_kind_of_bad_manifest_ends_with_exit_code_2_and_says_where() {
         ),
         (
             "workers list",
-            base().set("workers.minByClients", "[2, 1]").text(),
+            base().set("workers.minByClients", "[-1]").text(),
             "minByClients",
         ),
         ("unknown field", base().set("colour", "red").text(), "colour"),

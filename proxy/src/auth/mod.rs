@@ -319,7 +319,7 @@ async fn is_password_of(known: &Known, user: &str, given: &[u8]) -> bool {
         Verifier::Scram(verifier) => {
             let (verifier, given) = (Arc::clone(verifier), String::from_utf8(given.to_vec()));
             let Ok(given) = given else { return false };
-            tokio::task::spawn_blocking(move || verifier.matches(&given))
+            verifier::rounds_of(move || verifier.matches(&given))
                 .await
                 .unwrap_or(false)
         }

@@ -7,7 +7,9 @@ use pgnet::auth::md5;
 use pgnet::auth::scram::{self, Key, Keys};
 use pgnet::client::Credential;
 use sha2::Sha256;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::limits::ROUNDS_MAX;
 
 /// What checks a password.
 pub enum Verifier {
@@ -80,12 +82,13 @@ impl Known {
                 let make = || async {
                     let password = password.clone();
                     let rounds = scram::ITERATIONS_DEFAULT;
-                    let made = tokio::task::spawn_blocking(move || {
-                        scram::Verifier::generate(&password, &salt, rounds)
-                    });
-                    made.await.map(Arc::new)
+                    rounds_of(move || Arc::new(scram::Verifier::generate(&password, &salt, rounds))).await
                 };
-                self.made.get_or_try_init(make).await.ok().cloned()
+                self.made
+                    .get_or_try_init(|| async { make().await.ok_or(()) })
+                    .await
+                    .ok()
+                    .cloned()
             }
         }
     }
@@ -118,6 +121,13 @@ impl Known {
                 .map_or(Credential::None, |keys| Credential::Scram(keys.clone())),
         }
     }
+}
+
+/// Does the work of many rounds on a thread of its own; only so many of them at a time. `None`: the program is ending.
+pub(super) async fn rounds_of<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    static PLACES: Semaphore = Semaphore::const_new(ROUNDS_MAX);
+    let _place = PLACES.acquire().await.ok()?;
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// The salt of users who do not exist, as `scram::Server::mock` has it.

@@ -118,6 +118,17 @@ pub struct Control {
     latest: u64,
     /// What the last report said.
     told: Option<ProxyReport>,
+    /// Guards against a server that is not the one the status means.
+    identity: Check,
+}
+
+/// Whether the master is the one the status means, by system identifier and timeline.
+#[derive(Default)]
+struct Check {
+    /// The master, and how often it had been looked at when it was handed over: what is seen later counts.
+    since: (String, u64),
+    /// It is another server: nothing is sent to it.
+    wrong: bool,
 }
 
 /// Who is master by our own eyes.
@@ -153,6 +164,7 @@ impl Control {
             applying: JoinSet::new(),
             latest: 0,
             told: None,
+            identity: Check::default(),
         }
     }
 
@@ -283,8 +295,14 @@ impl Control {
                     self.parts.house.wait_for("the operator knows no master yet");
                     unknown
                 });
+                let mode = if self.identity.wrong {
+                    Mode::Fenced
+                } else {
+                    written.mode
+                };
                 Topology {
                     epoch: written.epoch.saturating_add(above),
+                    mode,
                     ..written
                 }
             }
@@ -401,6 +419,11 @@ impl Control {
         }
         let master = topology.master.as_ref().map(|master| master.name.as_str());
         info!(epoch = topology.epoch, mode = ?topology.mode, master, replicas = topology.replicas.len(), "Following");
+        let name = master.unwrap_or_default();
+        if self.identity.since.0 != name {
+            let times = self.view.borrow().get(name).map_or(0, |looked| looked.times);
+            self.identity.since = (name.to_owned(), times + 1); // one may be under way
+        }
         self.parts.house.topology.store(Arc::clone(&topology));
         self.latest += 1;
         self.applying.abort_all(); // nobody waits for an older one any more, nor tries it again
@@ -462,10 +485,12 @@ impl Control {
         let changed = self
             .witness
             .take(&self.view.borrow_and_update(), master.as_deref());
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|snapshot| snapshot.status.is_none())
+        let checked = self.check_identity();
+        if checked
+            || self
+                .current
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.status.is_none())
         {
             self.follow();
         }
@@ -473,6 +498,29 @@ impl Control {
         if changed {
             self.tell().await;
         }
+    }
+
+    /// Compares the master with what the status says it is. `true`: that changed.
+    ///
+    /// Only what is certain counts: another cluster, or a timeline that the master has already left.
+    fn check_identity(&mut self) -> bool {
+        let topology = self.parts.house.topology.load();
+        let Some(master) = &topology.master else {
+            return false;
+        };
+        let view = self.view.borrow();
+        let (Some(looked), Some(meant)) = (view.get(&master.name), &master.identity) else {
+            return std::mem::take(&mut self.identity.wrong);
+        };
+        let (Some(found), true) = (looked.seen.identity(), looked.times > self.identity.since.1) else {
+            return false;
+        };
+        let other = !found.system_identifier.is_empty() && found.system_identifier != meant.system_identifier;
+        let wrong = other || (found.timeline != 0 && found.timeline < meant.timeline);
+        if wrong && !self.identity.wrong {
+            error!(master = %master.name, ?found, ?meant, "This is not our master: nothing is sent to it");
+        }
+        std::mem::replace(&mut self.identity.wrong, wrong) != wrong
     }
 
     /// Facts for /metrics.

@@ -41,6 +41,7 @@ struct World {
     source: Arc<MemorySource>,
     plane: Arc<Plain>,
     house: Arc<House>,
+    view: watch::Sender<View>,
 }
 
 fn status(epoch: u64, mode: RoutingMode) -> PgPoolStatus {
@@ -92,14 +93,26 @@ async fn world() -> World {
         },
     };
     let mut control = Control::new(parts);
+    let view = watch::Sender::default();
+    control.view = view.subscribe();
     tokio::spawn(async move { control.run(&mut give).await });
-    World { source, plane, house }
+    World {
+        source,
+        plane,
+        house,
+        view,
+    }
 }
 
 impl World {
     async fn write(&self, status: PgPoolStatus) {
         let seen = self.source.current().await.unwrap().version;
         self.source.compare_and_swap(&seen, status).await.unwrap();
+        self.settle().await;
+    }
+
+    async fn look(&self, view: View) {
+        self.view.send_replace(view);
         self.settle().await;
     }
 
@@ -242,4 +255,48 @@ async fn the_report_is_renewed() {
     let first = world.report().await.renewal;
     sleep(LEASE_RENEWAL * 2).await;
     assert!(world.report().await.renewal > first);
+}
+
+fn looked(times: u64, system_identifier: &str, timeline: u32) -> View {
+    let identity = crate::plane::Identity {
+        system_identifier: system_identifier.into(),
+        timeline,
+    };
+    let seen = Seen::Master(seen::Facts {
+        identity,
+        streaming: false,
+    });
+    View::from([("a".to_owned(), probe::Looked { times, seen })])
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_to_a_server_of_another_cluster_or_an_older_timeline() {
+    let world = world().await;
+    let master = MasterStatus {
+        name: "a".into(),
+        address: "127.0.0.1:1".into(),
+        timeline: 2,
+        system_identifier: "71".into(),
+        ..MasterStatus::default()
+    };
+    world.look(looked(5, "99", 1)).await;
+    world
+        .write(PgPoolStatus {
+            master: Some(master),
+            ..status(3, RoutingMode::Open)
+        })
+        .await;
+    let cases = [
+        (6, "99", 1, Mode::Open), // this probe may have begun before
+        (7, "99", 2, Mode::Fenced),
+        (8, "71", 2, Mode::Open),
+        (9, "71", 1, Mode::Fenced),
+        (10, "71", 3, Mode::Open), // the operator is about to say so
+        (11, "", 0, Mode::Open),   // it does not say
+    ];
+    for (times, system_identifier, timeline, mode) in cases {
+        world.look(looked(times, system_identifier, timeline)).await;
+        assert_eq!(world.last().1, mode, "{times}: {system_identifier} {timeline}");
+    }
+    assert_eq!(world.report().await.acked_epoch, 3);
 }

@@ -106,3 +106,79 @@ async fn tls_that_is_no_tls_is_closed() {
     assert!(!rest(&mut client).await.contains('R'));
     assert!(matches!(login.await.unwrap(), Login::Closed));
 }
+
+/// An authority, and certificates of it for a server and for the client `app`.
+fn authority() -> (String, [(String, String); 2]) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let made = ["localhost", "app"].map(|name| {
+        let mut own = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        own.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        (
+            own.signed_by(&key, &authority).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    });
+    (authority.pem(), made)
+}
+
+#[tokio::test]
+async fn a_certificate_lets_in_the_user_it_names_and_nobody_else() {
+    let (ca, [own, of_app]) = authority();
+    fn identity(pair: &(String, String)) -> Identity<'_> {
+        Identity {
+            chain_pem: pair.0.as_bytes(),
+            key_pem: pair.1.as_bytes(),
+        }
+    }
+    let server = ServerTls::new(identity(&own), Some(ca.as_bytes())).unwrap();
+    let hba = [
+        "hostssl shop all all cert",
+        "hostssl full all all trust clientcert=verify-full",
+        "hostssl chain all all trust clientcert=verify-ca",
+    ];
+    let world = world_of(config(&hba), Some(server));
+    let failed = "certificate authentication failed for user";
+    let missing = "connection requires a valid client certificate";
+    let cases = [
+        ("shop", "app", true, None),
+        ("shop", "other", true, Some(failed)),
+        ("shop", "app", false, Some(missing)),
+        ("full", "app", true, None),
+        ("full", "other", true, Some(failed)),
+        ("chain", "other", true, None),
+        ("chain", "other", false, Some(missing)),
+    ];
+    for (database, user, shown, refused) in cases {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let entrance = Arc::clone(&world.entrance);
+        let login = tokio::spawn(async move {
+            let (server, peer) = listener.accept().await.unwrap();
+            entrance
+                .login(Stream::Tcp(server), Door::ReadWrite, Peer::Tcp(peer))
+                .await
+        });
+        let target = pgnet::client::Target::new("127.0.0.1", address.port());
+        let mut client = pgnet::client::Config::new(target, user, database);
+        client.tls = ClientTls::new(SslMode::Require, None, shown.then(|| identity(&of_app))).unwrap();
+        let session = tokio::spawn(async move { pgnet::client::establish(&client).await });
+        let ended = login.await.unwrap();
+        let case = format!("{database} {user} {shown}");
+        match refused {
+            None => {
+                assert!(matches!(ended, Login::Client(_)), "{case}");
+                session.abort(); // it waits for ReadyForQuery
+            }
+            Some(text) => {
+                assert!(matches!(ended, Login::Closed), "{case}");
+                let error = session.await.unwrap().err().unwrap();
+                assert_eq!(error.sqlstate().as_str(), "28000", "{case}");
+                assert!(error.to_string().contains(text), "{case}: {error}");
+            }
+        }
+    }
+}

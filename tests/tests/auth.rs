@@ -1,8 +1,10 @@
 //! Look-ups with as few rights as sql/ gives, groups in rules, and passwords of every age.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use pgstmtpool_tests::Stage;
+use std::sync::Arc;
+
 use pgstmtpool_tests::wire::{Connection, WireError};
+use pgstmtpool_tests::{Cluster, Manifest, Proxy, Stage, World, psql};
 
 /// The files of sql/ that a proxy's own role needs.
 const SQL: [&str; 2] = [
@@ -22,33 +24,42 @@ fn code(stage: &Stage, user: &str, password: &str) -> Option<String> {
     }
 }
 
-/// The proxy looks users up as a role that may do nothing else, through the function of sql/.
-fn stage(name: &str, hba: &[&str]) -> Stage {
-    Stage::with(
-        name,
-        |cluster| cluster.scram().hba("host all md5 127.0.0.1/32 md5"),
-        |m| {
-            m.hba(hba)
-                .secret("lookup", &[("username", "pool_proxy"), ("password", "lookup")])
-                .set("proxyAdminSecretRef", "{name: lookup}")
-                .set("auth.cacheFor", "1s")
-        },
-        |proxy| proxy,
-    )
-}
-
-fn prepare(stage: &Stage) {
-    let master = stage.cluster.master();
-    for text in SQL {
-        master.sql(text);
+/// A proxy that looks users up as the role `pool_proxy`, which has the rights of sql/ or none.
+fn stage(name: &str, hba: &[&str], granted: bool) -> Stage {
+    let world = Arc::new(World::new(name));
+    let cluster = Cluster::builder(&world)
+        .scram()
+        .hba("host all md5 127.0.0.1/32 md5")
+        .start();
+    let master = cluster.master();
+    master.sql("create role app login password 'app'");
+    master.sql("create database app owner app");
+    master.sql("create role pool_proxy login password 'lookup'");
+    if granted {
+        for text in SQL {
+            master.sql(text);
+        }
+        master.sql("grant pgstmtpool_proxy to pool_proxy");
     }
-    master.sql("create role pool_proxy login password 'lookup' in role pgstmtpool_proxy");
+    let manifest = Manifest::of(&cluster)
+        .hba(hba)
+        .secret("lookup", &[("username", "pool_proxy"), ("password", "lookup")])
+        .set("proxyAdminSecretRef", "{name: lookup}")
+        .set("auth.cacheFor", "1s");
+    let path = manifest.write();
+    let proxy = Proxy::builder(&world, &path).start();
+    Stage {
+        proxy,
+        cluster,
+        manifest,
+        path,
+        world,
+    }
 }
 
 #[test]
 fn a_role_with_no_rights_but_the_function_is_enough_for_lookups() {
-    let stage = stage("auth-least", &["host all all all scram-sha-256"]);
-    prepare(&stage);
+    let stage = stage("auth-least", &["host all all all scram-sha-256"], true);
     let master = stage.cluster.master();
     master.sql("create role old login password 'old' valid until '2001-01-01'");
     master.sql("create role soon login password 'soon' valid until 'infinity'");
@@ -69,11 +80,7 @@ fn a_role_with_no_rights_but_the_function_is_enough_for_lookups() {
 
 #[test]
 fn without_the_function_and_without_the_right_to_read_the_catalog_nobody_is_let_in_unchecked() {
-    let stage = stage("auth-none", &["host all all all scram-sha-256"]);
-    stage
-        .cluster
-        .master()
-        .sql("create role pool_proxy login password 'lookup'");
+    let stage = stage("auth-none", &["host all all all scram-sha-256"], false);
     assert_eq!(code(&stage, "app", "app").as_deref(), Some("F0000"));
     assert_eq!(code(&stage, "pool_proxy", "lookup").as_deref(), Some("F0000"));
 }
@@ -81,8 +88,7 @@ fn without_the_function_and_without_the_right_to_read_the_catalog_nobody_is_let_
 #[test]
 fn groups_in_rules_are_those_of_the_master_directly_or_not() {
     let rules = ["host all +staff all scram-sha-256", "host all all all reject"];
-    let stage = stage("auth-groups", &rules);
-    prepare(&stage);
+    let stage = stage("auth-groups", &rules, true);
     let master = stage.cluster.master();
     master.sql("create role staff; create role team in role staff; grant team to app");
     master.sql("create role guest login password 'guest'");
@@ -92,12 +98,18 @@ fn groups_in_rules_are_those_of_the_master_directly_or_not() {
 
 #[test]
 fn an_md5_hash_logs_in_by_md5_on_both_sides() {
-    let stage = stage("auth-md5", &["host all all all md5"]);
-    prepare(&stage);
+    let stage = stage("auth-md5", &["host all all all md5"], true);
     let master = stage.cluster.master();
     master.sql("set password_encryption = 'md5'; create role md5 login password 'md5'");
-    assert_eq!(code(&stage, "md5", "md5"), None);
-    assert_eq!(code(&stage, "md5", "wrong").as_deref(), Some("28P01"));
+    let conninfo = |password| format!("{} password={password}", stage.proxy.conninfo("md5", "app"));
+    let said = psql(&conninfo("md5"), &["select current_user"]).expect_ok("md5");
+    assert!(said.out.contains("md5"), "{}", said.out);
+    let said = psql(&conninfo("wrong"), &["select 1"]);
+    assert!(
+        !said.ok && said.err.contains("password authentication failed"),
+        "{}",
+        said.err
+    );
     assert_eq!(
         code(&stage, "app", "app"),
         None,

@@ -104,17 +104,23 @@ begin
 end
 $$;
 
--- Ends the sessions of clients but those whose application_name is listed. Returns how many.
+-- Ends the sessions of clients but those whose application_name is listed. Returns how many. Sessions of superusers are left
+-- to superusers: PostgreSQL would refuse all of it.
 create or replace function pgstmtpool.kick_clients(except_app text[] default '{}') returns bigint
   language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
   select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
   where backend_type = 'client backend' and pid <> pg_backend_pid() and application_name <> all ($1)
+    and (usesysid in (select oid from pg_roles where not rolsuper)
+         or (select rolsuper from pg_roles where rolname = current_user))
 $$;
 
 -- Ends the streams to standbys; they try again at once unless they are detached. Returns how many.
 create or replace function pgstmtpool.kick_walsenders() returns bigint
   language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-  select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'walsender'
+  select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
+  where backend_type = 'walsender'
+    and (usesysid in (select oid from pg_roles where not rolsuper)
+         or (select rolsuper from pg_roles where rolname = current_user))
 $$;
 
 revoke all on all functions in schema pgstmtpool from public;

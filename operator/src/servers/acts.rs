@@ -390,10 +390,13 @@ async fn set(sql: &mut Connection, name: &str, value: Option<&str>) -> Result<()
 /// A speed bump, not a wall: a session can still say READ WRITE. What counts is that the proxies keep away and the replicas too.
 async fn fence(sql: &mut Connection) -> Result<(), ActError> {
     set(sql, "default_transaction_read_only", Some("on")).await?;
+    // Sessions of superusers are left alone by those who may not end them: PostgreSQL would refuse all of it.
     let kick = format!(
         "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity \
          where pid <> pg_catalog.pg_backend_pid() and (backend_type = 'walsender' or backend_type = 'client backend' \
-         and not (application_name = {} and usename = current_user))",
+         and not (application_name = {} and usename = current_user)) \
+         and (usesysid in (select oid from pg_catalog.pg_roles where not rolsuper) \
+         or (select rolsuper from pg_catalog.pg_roles where rolname = current_user))",
         literal(APPLICATION_NAME)
     );
     sql.query(&kick).await?;

@@ -241,6 +241,8 @@ pub struct World {
     pub manifest: PathBuf,
     pub servers: Vec<Server>,
     extra: String,
+    /// The operator's login.
+    pub admin: String,
     pub restart: Option<String>,
     pub rewind: Option<String>,
 }
@@ -327,6 +329,7 @@ impl World {
             folder,
             servers,
             extra: extra.to_owned(),
+            admin: "postgres".to_owned(),
             restart: Some(restart),
             rewind: Some(rewind),
         };
@@ -343,10 +346,11 @@ impl World {
             )
         };
         let text = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: admin}}\nstringData: {{username: postgres, password: x}}\n---\n\
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: admin}}\nstringData: {{username: {}, password: x}}\n---\n\
              apiVersion: pgstmtpool.io/v1alpha1\nkind: PgPool\nmetadata: {{name: pool}}\nspec:\n  adminSecretRef: {{name: admin}}\n  master: {}\n  replicas:\n    \
              - {}\n    - {}\n  serverTls: {{mode: disable}}\n  ha: {{enabled: true, failureThreshold: 6, probePeriod: 200ms, \
              probeTimeout: 2s, electionTimeout: 4s, crashRecoveryGrace: 10s}}\n  timeouts: {{drain: 5s}}\n{}{more}",
+            self.admin,
             server(0),
             server(1),
             server(2),

@@ -13,10 +13,19 @@ async fn an_operator_without_superuser_switches_over_and_fails_over() {
         return;
     }
     admin.query(include_str!("../../sql/00_role.sql")).await.unwrap();
-    admin.query(include_str!("../../sql/10_schema.sql")).await.unwrap();
-    admin.query("create role op login replication in role pgstmtpool_operator").await.unwrap();
+    admin
+        .query(include_str!("../../sql/10_schema.sql"))
+        .await
+        .unwrap();
+    admin
+        .query("create role op login replication in role pgstmtpool_operator")
+        .await
+        .unwrap();
     for server in ["b", "c"] {
-        world.server(server).until("select count(*) from pg_roles where rolname = 'op'", "1").await;
+        world
+            .server(server)
+            .until("select count(*) from pg_roles where rolname = 'op'", "1")
+            .await;
     }
     world.admin = "op".into();
     world.write_manifest("");
@@ -24,10 +33,18 @@ async fn an_operator_without_superuser_switches_over_and_fails_over() {
     world.until_settled().await;
     world.switchover("b", "1");
     let status = world.until("switched", |status| !status.history.is_empty()).await;
-    assert_eq!((status.history[0].outcome, master_of(&status)), (OperationOutcome::Completed, "b"));
+    assert_eq!(
+        (status.history[0].outcome, master_of(&status)),
+        (OperationOutcome::Completed, "b")
+    );
     world.until_settled().await;
-    world.server("b").until("select count(*) > 0 from pgstmtpool.epoch", "t").await;
+    world
+        .server("b")
+        .until("select count(*) > 0 from pgstmtpool.epoch", "t")
+        .await;
     world.server("b").kill();
-    world.until("failed over", |status| master_of(status) != "b").await;
+    world
+        .until("failed over", |status| master_of(status) != "b")
+        .await;
     world.until_settled().await;
 }

@@ -14,13 +14,17 @@ const DROP: &str = include_str!("../../sql/90_drop.sql");
 
 async fn as_user(world: &World, user: &str) -> Connection {
     let target = Target::new("127.0.0.1", world.server("a").port);
-    Connection::connect(&Config::new(target, user, "postgres")).await.unwrap()
+    Connection::connect(&Config::new(target, user, "postgres"))
+        .await
+        .unwrap()
 }
 
 async fn one(connection: &mut Connection, sql: &str) -> Result<Option<String>, String> {
     match connection.query_one(sql).await {
         Ok(result) => Ok(result.get(0, 0).map(str::to_owned)),
-        Err(error) => Err(error.fields().map_or_else(|| error.to_string(), |fields| fields.message.clone())),
+        Err(error) => Err(error
+            .fields()
+            .map_or_else(|| error.to_string(), |fields| fields.message.clone())),
     }
 }
 
@@ -42,7 +46,13 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
     // The look-up: verifiers of those who may log in now, and of nobody else.
     let mut lookup = as_user(&world, "lookup").await;
     let verifier = |user: &str| format!("select verifier from pgstmtpool.user_lookup('{user}')");
-    assert!(one(&mut lookup, &verifier("app")).await.unwrap().unwrap().starts_with("SCRAM-SHA-256$"));
+    assert!(
+        one(&mut lookup, &verifier("app"))
+            .await
+            .unwrap()
+            .unwrap()
+            .starts_with("SCRAM-SHA-256$")
+    );
     for user in ["gone", "group1", "postgres"] {
         assert_eq!(one(&mut lookup, &verifier(user)).await, Ok(None), "{user}");
     }
@@ -51,7 +61,11 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
     assert_eq!(one(&mut lookup, columns).await, Ok(Some("app t f t".into())));
     let count = |user: &str| format!("select count(*) from pgstmtpool.user_lookup({user})");
     for user in ["'no such user'", "repeat('x', 100)", "null", "''"] {
-        assert_eq!(one(&mut lookup, &count(user)).await, Ok(Some("0".into())), "{user}");
+        assert_eq!(
+            one(&mut lookup, &count(user)).await,
+            Ok(Some("0".into())),
+            "{user}"
+        );
     }
 
     // Nothing of it is for everybody, and nobody can plant something in its way.
@@ -61,8 +75,14 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
         Err("permission denied for schema pgstmtpool".into())
     );
     let stop = "select pgstmtpool.stop('fast')";
-    assert_eq!(one(&mut lookup, stop).await, Err("permission denied for function stop".into()));
-    admin.query("grant create on schema public to lookup").await.unwrap();
+    assert_eq!(
+        one(&mut lookup, stop).await,
+        Err("permission denied for function stop".into())
+    );
+    admin
+        .query("grant create on schema public to lookup")
+        .await
+        .unwrap();
     let trap = "create function public.clock_timestamp() returns timestamptz language sql as $$ select 'infinity'::timestamptz $$;
         set search_path = public, pg_catalog";
     lookup.query(trap).await.unwrap();
@@ -70,7 +90,12 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
 
     // The helpers, without superuser (from version 15 on).
     let mut op = as_user(&world, "op").await;
-    let version: u32 = one(&mut op, "show server_version_num").await.unwrap().unwrap().parse().unwrap();
+    let version: u32 = one(&mut op, "show server_version_num")
+        .await
+        .unwrap()
+        .unwrap()
+        .parse()
+        .unwrap();
     for (sql, expected) in [
         ("select pgstmtpool.ensure_slot('pgp_x')", "t"),
         ("select pgstmtpool.ensure_slot('pgp_x')", "f"),
@@ -78,7 +103,10 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
         ("select pgstmtpool.drop_slot('pgp_x')", "f"),
         ("select count(*) from pgstmtpool.history(1)", "0"),
         ("select pgstmtpool.status() ->> 'recovery'", "false"),
-        ("insert into pgstmtpool.epoch values (1, 'o', 'a') returning epoch", "1"),
+        (
+            "insert into pgstmtpool.epoch values (1, 'o', 'a') returning epoch",
+            "1",
+        ),
         ("select pgstmtpool.make_standby()", ""),
         ("select (pg_stat_file('standby.signal', true)).size", "0"),
         ("select pgstmtpool.unmake_standby()", ""),
@@ -89,7 +117,11 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
         assert_eq!(one(&mut op, sql).await, Ok(Some(expected.into())), "{sql}");
     }
     if version >= 150_000 {
-        for sql in ["alter system set synchronous_standby_names = ''", "select pg_reload_conf()", "checkpoint"] {
+        for sql in [
+            "alter system set synchronous_standby_names = ''",
+            "select pg_reload_conf()",
+            "checkpoint",
+        ] {
             one(&mut op, sql).await.unwrap();
         }
         assert!(one(&mut op, "alter system set work_mem = '1MB'").await.is_err());
@@ -106,9 +138,31 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
 async fn the_stop_function_stops_a_server_fast() {
     let world = World::new("").await;
     let mut admin = world.server("c").connect().await.unwrap();
-    drop(world.server("a").connect().await.unwrap().query(FILES[0]).await.unwrap());
-    world.server("a").connect().await.unwrap().query(FILES[1]).await.unwrap();
-    world.server("c").until("select count(*) from pg_namespace where nspname = 'pgstmtpool'", "1").await;
+    drop(
+        world
+            .server("a")
+            .connect()
+            .await
+            .unwrap()
+            .query(FILES[0])
+            .await
+            .unwrap(),
+    );
+    world
+        .server("a")
+        .connect()
+        .await
+        .unwrap()
+        .query(FILES[1])
+        .await
+        .unwrap();
+    world
+        .server("c")
+        .until(
+            "select count(*) from pg_namespace where nspname = 'pgstmtpool'",
+            "1",
+        )
+        .await;
     let _ = admin.query("select pgstmtpool.stop('fast')").await;
     let end = std::time::Instant::now() + common::DEADLINE;
     while world.server("c").pid().is_some() {

@@ -251,6 +251,11 @@ impl Core {
         if let Some(name) = self.risen(op, began) {
             return self.elected(op, name, Vec::new());
         }
+        // A switchover that stopped it, but somebody started it as what it was.
+        let back = op.stopped_at.is_some() && intact_since(self.view.server(&op.from), op, began);
+        if back && !op.promote_issued {
+            return self.enter(op, Step::Aborting);
+        }
         let measured = self.measured(op, began);
         let waiting = self
             .electorate(op)
@@ -506,11 +511,7 @@ impl Core {
     fn blocked(&self, op: &Operation, now: Instant) -> Decision {
         let began = self.step_began();
         let seen = self.view.server(&op.from);
-        // The old master is back as it was: there is no question of data at all.
-        let intact = seen.fresh(began).is_some_and(|sample| {
-            !sample.recovery && sample.system == op.system && sample.timeline == op.from_timeline
-        });
-        if intact && !op.promote_issued {
+        if intact_since(seen, op, began) && !op.promote_issued && self.risen(op, began).is_none() {
             return self.enter(op, Step::Aborting);
         }
         if self.settings.force.as_ref() == Some(&op.id) && !op.force {
@@ -607,4 +608,11 @@ impl Core {
         }
         Decision::write(durable).note(reason, message)
     }
+}
+
+/// Whether the old master is back as it was: then there is no question of data at all.
+fn intact_since(seen: &Seen, op: &Operation, moment: Instant) -> bool {
+    seen.fresh(moment).is_some_and(|sample| {
+        !sample.recovery && sample.system == op.system && sample.timeline == op.from_timeline
+    })
 }

@@ -147,8 +147,16 @@ impl Core {
 
     /// The ladder of a diverged server: at most three rewinds, then a person.
     fn next_try(&self, name: &str, record: &Rejoin, need: Need) -> Option<(Rejoin, Note)> {
-        if record.given_up || self.settings.rejoin == RejoinPolicy::Manual {
+        if record.given_up {
             return None;
+        }
+        if self.settings.rejoin == RejoinPolicy::Manual {
+            let next = Rejoin {
+                given_up: true,
+                ..record.clone()
+            };
+            let message = format!("{}; spec.ha.rejoin is Manual", self.describe(name, need));
+            return Some((next, Note::new(Reason::RejoinRequired, message)));
         }
         let since = self
             .rejoin_changed
@@ -241,7 +249,7 @@ impl Core {
             }
             return;
         };
-        if record.given_up || self.settings.rejoin == RejoinPolicy::Manual {
+        if record.given_up {
             return;
         }
         match need {

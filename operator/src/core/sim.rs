@@ -462,7 +462,13 @@ impl World {
         dies
     }
 
-    fn operator_tick(&mut self) {
+    /// The operator looks, and does nothing.
+    pub(super) fn look(&mut self) {
+        self.step += 1;
+        self.see();
+    }
+
+    fn see(&mut self) {
         let now = self.now();
         self.core
             .on(Event::Configured(Box::new(self.settings.clone())), now);
@@ -472,6 +478,11 @@ impl World {
             self.core.on(Event::Probed { server, probe }, now);
         }
         self.core.on(Event::Heard(self.reports()), now);
+    }
+
+    fn operator_tick(&mut self) {
+        let now = self.now();
+        self.see();
         for round in 0.. {
             assert!(
                 round < 20,

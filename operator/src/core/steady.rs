@@ -24,6 +24,10 @@ impl Core {
         {
             return self.declare_failover(master, &why);
         }
+        let suspect = match verdict {
+            Verdict::Suspect(why) if self.view.server(&master.name).failures >= 3 => Some(why),
+            _ => None,
+        };
         let intact = self
             .sample(&master.name)
             .filter(|sample| detect::is_intact(master, sample));
@@ -66,7 +70,11 @@ impl Core {
         for server in self.settings.others(&master.name) {
             self.tend(master, &server.name, &mut acts, now);
         }
-        Decision::acts(acts)
+        let decision = Decision::acts(acts);
+        match suspect {
+            Some(why) => decision.note(Reason::MasterSuspect, format!("{}: {why}", master.name)),
+            None => decision,
+        }
     }
 
     /// Whether a failover is due, and why.

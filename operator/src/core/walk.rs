@@ -285,6 +285,23 @@ fn without_a_way_to_rewind_a_person_is_asked() {
 }
 
 #[test]
+fn under_manual_an_old_master_is_fenced_and_left_to_a_person() {
+    let mut config = settings(Durability::Async);
+    config.rejoin = RejoinPolicy::Manual;
+    let mut world = World::new(1, config);
+    world.until(50, "a quiet start", World::is_settled);
+    world.kill("a");
+    world.until(100, "a new master", |world| {
+        master(world) != "a" && world.store.operation.is_none()
+    });
+    world.run(50);
+    assert!(!world.servers["a"].up && world.store.rejoin["a"].given_up);
+    world.supervise("a");
+    world.run(20);
+    assert!(world.servers["a"].read_only && !world.servers["a"].recovery);
+}
+
+#[test]
 fn somebody_elses_promotion_is_followed() {
     for ha in [true, false] {
         let mut config = settings(Durability::Async);

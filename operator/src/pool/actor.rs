@@ -220,25 +220,27 @@ impl Actor {
                 }
             }
             Err(error) => {
-                let text = format!("{}: {error}", path.display());
-                self.tell_once("request", || {
-                    warn!(text, "A request that cannot be read is ignored")
-                });
+                let path = path.display().to_string();
+                if self.is_news("request") {
+                    warn!(path, %error, "A request that cannot be read is ignored");
+                }
             }
         }
         self.configure();
     }
 
-    /// At most once a minute.
-    fn tell_once(&mut self, what: &str, tell: impl FnOnce()) {
+    /// Whether this was not said within the last minute.
+    fn is_news(&mut self, what: &str) -> bool {
         let now = Instant::now();
-        let old = self.told.insert(what.to_owned(), now);
-        match old {
-            Some(at) if now.saturating_duration_since(at) < Duration::from_secs(60) => {
-                self.told.insert(what.to_owned(), at);
-            }
-            _ => tell(),
+        let old = self
+            .told
+            .get(what)
+            .filter(|at| now.saturating_duration_since(**at) < Duration::from_secs(60));
+        if old.is_some() {
+            return false;
         }
+        self.told.insert(what.to_owned(), now);
+        true
     }
 
     /// What is written has changed: the manifest, a Secret, or the status under our hands.
@@ -363,7 +365,11 @@ impl Actor {
             let decision = self.core.decide(now);
             let Some(durable) = decision.write else {
                 for note in &decision.notes {
-                    self.tell(note);
+                    // Said with every look as long as it is the case.
+                    let key = format!("{:?}", note.reason);
+                    if self.is_news(&key) {
+                        self.tell(note);
+                    }
                 }
                 if let Some(executor) = &self.executor {
                     for act in decision.acts {

@@ -113,23 +113,23 @@ impl Cluster {
 
     /// A script that starts, stops, restarts and rewinds the servers: what a file-mode operator is given as
     /// `--restart-command` and `--rewind-command`. It reads `PGSTMTPOOL_SERVER` and `PGSTMTPOOL_ACTION`.
+    ///
+    /// `pg_rewind` finishes crash recovery of its target in single-user mode, which knows no standby mode: the signal file
+    /// goes first, and the operator writes it again before the start.
     pub fn restart_script(&self) -> PathBuf {
         let mut script = String::from("#!/bin/sh\nset -e\ncase \"$PGSTMTPOOL_SERVER\" in\n");
         for server in &self.servers {
-            let data = server.data_path().display();
-            script += &format!(
-                "{}) data={data} log={} ;;\n",
-                server.name,
-                server.log_path().display()
-            );
+            let (data, log) = (server.data.display(), server.log_path());
+            let (log, own) = (log.display(), server.options());
+            script += &format!("{}) data={data} log={log} own='{own}' ;;\n", server.name);
         }
         script += "*) echo \"no server $PGSTMTPOOL_SERVER\" >&2; exit 2 ;;\nesac\ncd /\n";
         let (pg_ctl, pg_rewind) = (words("pg_ctl"), words("pg_rewind"));
         script += &format!(
             "case \"$PGSTMTPOOL_ACTION\" in\n\
-             rewind) exec {pg_rewind} -D \"$data\" --source-server \"$PGSTMTPOOL_SOURCE_CONNINFO\" ;;\n\
+             rewind) rm -f \"$data/standby.signal\"; exec {pg_rewind} -D \"$data\" --source-server \"$PGSTMTPOOL_SOURCE_CONNINFO\" ;;\n\
              stop) exec {pg_ctl} stop -D \"$data\" -m fast -w -t 60 -s </dev/null ;;\n\
-             *) exec {pg_ctl} \"$PGSTMTPOOL_ACTION\" -D \"$data\" -l \"$log\" -w -t 60 -s </dev/null ;;\nesac\n"
+             *) exec {pg_ctl} \"$PGSTMTPOOL_ACTION\" -D \"$data\" -l \"$log\" -o \"$own\" -w -t 60 -s </dev/null ;;\nesac\n"
         );
         let path = self.world.write("restart.sh", &script);
         crate::world::run("chmod", &["755", path.to_str().unwrap()]);

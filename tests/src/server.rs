@@ -1,6 +1,6 @@
 //! One PostgreSQL server in a folder of the world: start, stop, kill, freeze, ask.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::wait::{DEADLINE, wait_for, wait_until};
@@ -34,6 +34,28 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it accepts connections. Of one that runs already: nothing.
     pub fn start(&self) {
+        if self.is_running() {
+            return;
+        }
+        let done = self
+            .pg_ctl_start()
+            .args(["-w", "-t", "60", "-s"])
+            .status()
+            .expect("pg_ctl");
+        assert!(
+            done.success(),
+            "server {} did not start:\n{}",
+            self.name,
+            tail(&self.log(), 30)
+        );
+    }
+
+    /// Starts it without waiting until it is ready.
+    pub fn start_nowait(&self) {
+        run_command(self.pg_ctl_start().args(["-W", "-s"]));
+    }
+
+    fn pg_ctl_start(&self) -> std::process::Command {
         let mut command = as_postgres(&postgres_binary("pg_ctl"));
         command
             .arg("start")
@@ -41,29 +63,17 @@ impl Server {
             .arg(&self.data)
             .arg("-l")
             .arg(self.log_path());
-        command.args(["-w", "-t", "60", "-s"]);
-        if !self.is_running() {
-            let done = command.status().expect("pg_ctl");
-            assert!(
-                done.success(),
-                "server {} did not start:\n{}",
-                self.name,
-                tail(&self.log(), 30)
-            );
-        }
+        command.arg("-o").arg(self.options());
+        command
     }
 
-    /// Starts it without waiting until it is ready.
-    pub fn start_nowait(&self) {
-        let mut command = as_postgres(&postgres_binary("pg_ctl"));
-        command
-            .arg("start")
-            .arg("-D")
-            .arg(&self.data)
-            .arg("-l")
-            .arg(self.log_path())
-            .args(["-W", "-s"]);
-        run_command(&mut command);
+    /// Its port and socket on the command line, where they survive `pg_rewind`, which copies the source's files.
+    pub(crate) fn options(&self) -> String {
+        format!(
+            "-c port={} -c unix_socket_directories={}",
+            self.port,
+            self.sockets.display()
+        )
     }
 
     /// Stops it and waits until it is gone.
@@ -252,10 +262,6 @@ impl Server {
         self.sockets
             .with_file_name("logs")
             .join(format!("{}.log", self.name))
-    }
-
-    pub(crate) fn data_path(&self) -> &Path {
-        &self.data
     }
 }
 

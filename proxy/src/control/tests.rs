@@ -7,6 +7,9 @@ use cluster::MemorySource;
 use crds::ServerConfig;
 use crds::status::{BudgetStatus, MasterStatus, PgPoolStatus, RoutingMode, RoutingStatus, Share};
 
+use tokio::time::sleep;
+
+use super::seen::Seen;
 use super::*;
 use crate::auth::desk;
 use crate::metrics::Edge;

@@ -11,7 +11,9 @@ mod bootstrap;
 mod detect;
 mod durable;
 mod elect;
+mod exits;
 mod failover;
+mod promotion;
 mod rejoin;
 mod steady;
 mod switchover;
@@ -23,6 +25,8 @@ mod view;
 mod golden;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod sim_acts;
 #[cfg(test)]
 mod walk;
 

@@ -1,6 +1,7 @@
 //! One pool: the actor that probes its servers, asks the core, writes the record and does the acts.
 
 mod actor;
+mod conditions;
 mod publish;
 mod record;
 mod settings;

@@ -245,6 +245,7 @@ pub struct World {
     pub admin: String,
     pub restart: Option<String>,
     pub rewind: Option<String>,
+    reader: OnceLock<FileSource>,
 }
 
 impl Drop for World {
@@ -332,6 +333,7 @@ impl World {
             admin: "postgres".to_owned(),
             restart: Some(restart),
             rewind: Some(rewind),
+            reader: OnceLock::new(),
         };
         world.write_manifest("");
         world
@@ -383,8 +385,10 @@ impl World {
     }
 
     pub async fn status(&self) -> PgPoolStatus {
-        let source = FileSource::open(&self.manifest, None).unwrap();
-        source
+        let reader = self
+            .reader
+            .get_or_init(|| FileSource::open(&self.manifest, None).unwrap());
+        reader
             .current()
             .await
             .unwrap()

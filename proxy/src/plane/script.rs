@@ -17,8 +17,8 @@ pub(super) enum Op {
     Parse(Option<StatementId>),
     /// A Close that stands in for a Parse the worker does not need: `3`, shown as `1`.
     ParseStandIn,
-    /// `2`.
-    Bind,
+    /// `2`. Of which shared statement, if it is one.
+    Bind(Option<StatementId>),
     /// `t`, then `T` or `n`.
     DescribeStatement,
     /// `T` or `n`.
@@ -159,6 +159,14 @@ impl Script {
         self.steps.iter().take(running).any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement))
     }
 
+    /// The statement the server is binding.
+    pub(super) fn binding(&self) -> Option<StatementId> {
+        match self.steps.front()?.op {
+            Op::Bind(id) => id,
+            _ => None,
+        }
+    }
+
     /// Who gets what comes next.
     pub(super) fn addressee(&self) -> Option<To> {
         self.steps.front().map(|s| s.to)
@@ -216,7 +224,7 @@ impl Script {
                 Event::None,
                 true,
             ),
-            (Op::Bind, b'2') => (show(to), Event::None, true),
+            (Op::Bind(_), b'2') => (show(to), Event::None, true),
             (Op::DescribeStatement, b't') => (show(to), Event::None, false),
             (Op::DescribeStatement | Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
             (Op::Execute, b'D' | b'd' | b'c' | b'H') => (show(to), Event::None, false),
@@ -328,7 +336,7 @@ mod tests {
 
     fn prefixed_query() -> Script {
         script(vec![
-            Step::nobody(Op::Bind),
+            Step::nobody(Op::Bind(None)),
             Step::nobody(Op::Execute),
             Step::client(Op::Query),
             Step::nobody(Op::Sync).ending(),
@@ -375,7 +383,7 @@ mod tests {
     fn a_close_stands_in_for_a_parse() {
         let mut script = script(vec![
             Step::client(Op::ParseStandIn),
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Execute),
             Step::client(Op::Sync).ending(),
         ]);
@@ -388,10 +396,10 @@ mod tests {
     #[test]
     fn an_error_skips_to_the_sync_and_the_next_batch_is_untouched() {
         let mut script = script(vec![
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Execute),
             Step::client(Op::Sync).ending(),
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Execute),
             Step::client(Op::Sync).ending(),
         ]);
@@ -401,7 +409,7 @@ mod tests {
 
     #[test]
     fn after_an_error_without_a_sync_everything_up_to_the_sync_is_unanswered() {
-        let mut script = script(vec![Step::client(Op::Bind)]);
+        let mut script = script(vec![Step::client(Op::Bind(None))]);
         assert_eq!(shown(&mut script, &[(b'E', 0)]).as_deref(), Ok("E"));
         script.push(Step::client(Op::Execute));
         script.push(Step::client(Op::Parse(Some(StatementId::test(3)))));
@@ -414,7 +422,7 @@ mod tests {
     fn a_parse_that_was_skipped_is_reported() {
         let id = StatementId::test(7);
         let mut script = script(vec![
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Parse(Some(id))),
             Step::client(Op::Sync).ending(),
         ]);
@@ -425,7 +433,7 @@ mod tests {
     #[test]
     fn a_sync_sent_ahead_of_copy_data_gets_no_answer() {
         let mut script = script(vec![
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Execute),
             Step::client(Op::Sync).ending(),
         ]);
@@ -464,7 +472,7 @@ mod tests {
             Err(Misfit { tag: 'Z' })
         );
         assert_eq!(
-            shown(&mut script(vec![Step::client(Op::Bind)]), &[(b'D', 0)]),
+            shown(&mut script(vec![Step::client(Op::Bind(None))]), &[(b'D', 0)]),
             Err(Misfit { tag: 'D' })
         );
         assert_eq!(
@@ -487,7 +495,7 @@ mod tests {
         ));
         let mut script = script(vec![
             Step::client(Op::Fail(fields)),
-            Step::client(Op::Bind),
+            Step::client(Op::Bind(None)),
             Step::client(Op::Sync).ending(),
         ]);
         assert_eq!(

@@ -75,8 +75,10 @@ enum Prepared {
     InFlight(u32),
     /// The server has it.
     Ready,
-    /// The server has it, perhaps for tables that have changed since: it is closed and parsed anew at its next use.
+    /// The server has it, perhaps for tables that have changed since: a client's own Parse replaces it.
     Stale,
+    /// Its tables have changed, and its clients have been told: parsed anew at its next use.
+    Broken,
 }
 
 struct Inner {
@@ -549,8 +551,8 @@ impl Composer<'_> {
         self.inner.clock += 1;
         let clock = self.inner.clock;
         match self.inner.prepared.get_mut(&statement.id) {
-            Some((Prepared::Ready, used, _)) => *used = clock,
-            Some((state @ Prepared::Stale, used, _)) => {
+            Some((Prepared::Ready | Prepared::Stale, used, _)) => *used = clock,
+            Some((state @ Prepared::Broken, used, _)) => {
                 *state = Prepared::InFlight(1);
                 *used = clock;
                 frontend::close_statement(&mut self.inner.out, &statement.name);
@@ -585,7 +587,7 @@ impl Composer<'_> {
                 frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
                 self.inner.script.push(Step::client(Op::ParseStandIn));
             }
-            Some((state @ Prepared::Stale, used, _)) => {
+            Some((state @ (Prepared::Stale | Prepared::Broken), used, _)) => {
                 *state = Prepared::InFlight(1);
                 *used = clock;
                 frontend::close_statement(&mut self.inner.out, &statement.name);
@@ -633,7 +635,7 @@ impl Composer<'_> {
                 .inner
                 .prepared
                 .iter()
-                .filter(|(_, (prepared, _, _))| *prepared == Prepared::Ready)
+                .filter(|(_, (prepared, _, _))| !matches!(prepared, Prepared::InFlight(_)))
                 .min_by_key(|(_, (_, used, _))| *used)
                 .map(|(id, _)| *id);
             let Some(id) = oldest else { return };
@@ -918,7 +920,11 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     return Err(Gone::Server(Some(Rc::new(fields))));
                 }
                 if fields.routine.as_deref() == Some("RevalidateCachedQuery") {
-                    inner.distrust_prepared();
+                    if let Some(id) = inner.script.binding()
+                        && let Some((prepared, _, _)) = inner.prepared.get_mut(&id)
+                    {
+                        *prepared = Prepared::Broken;
+                    }
                     repeat_with_new_plan(inner, run);
                 }
                 let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;

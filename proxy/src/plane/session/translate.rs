@@ -103,7 +103,8 @@ fn exact(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, tag: u8,
             match ready_statement(to, names, ground, name) {
                 Some(server_name) => {
                     bind(to.out(), portal, &server_name, rest);
-                    to.step(Step::client(Op::Bind));
+                    let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
+                    to.step(Step::client(Op::Bind(id)));
                 }
                 None => fail(to, missing(name)),
             }
@@ -242,7 +243,7 @@ pub(super) fn bind_head(
     out.extend_from_slice(&server_name);
     out.put_u8(0);
     out.extend_from_slice(data);
-    to.step(Step::client(Op::Bind));
+    to.step(Step::client(Op::Bind(None)));
     true
 }
 

@@ -38,6 +38,11 @@ const ACTIVE_AT_START: usize = 4;
 /// A running request others wait behind is given at least this long before they go elsewhere.
 const OVERRUN_MIN: Duration = Duration::from_millis(5);
 
+/// Time a statement has to end after its client has gone.
+const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
+/// Time after which a worker that is still not clean is closed.
+const CLEANING_MAX: Duration = Duration::from_secs(20);
+
 /// What a client is told at its login, as the server told us: by startup settings.
 pub(super) type Greeting = Rc<Vec<(Bytes, Bytes)>>;
 
@@ -537,6 +542,18 @@ impl Pool {
         self.connecting.get()
     }
 
+    /// A client left while its statement ran: the statement has some time to end by itself, then it is cancelled, then
+    /// the worker is closed.
+    fn hurry(&self, worker: &Rc<Worker>, now: Instant) {
+        let since = now.saturating_duration_since(worker.cleaning_since.get());
+        if since >= CLEANING_MAX {
+            worker.close("its clean-up took too long");
+        } else if since >= CLEANING_PATIENCE && worker.fences.get() == 0 {
+            let worker = worker.clone();
+            tokio::task::spawn_local(async move { super::cancel::on_server(&worker).await });
+        }
+    }
+
     /// Each second: closes workers nobody needs.
     pub(super) fn sweep(self: &Rc<Self>, now: Instant) {
         let Some(thread) = self.thread.upgrade() else {
@@ -548,6 +565,9 @@ impl Pool {
         let mut count = self.workers.borrow().len();
         let workers = self.workers.borrow().clone();
         for worker in workers.iter().rev() {
+            if worker.state.get() == State::Cleaning {
+                self.hurry(worker, now);
+            }
             if worker.state.get() != State::Idle {
                 continue;
             }

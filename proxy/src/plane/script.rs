@@ -85,8 +85,6 @@ pub(super) enum Verdict {
     Swallow,
     /// Pass on a ParseComplete in its place.
     ParseComplete,
-    /// Pass on these bytes in its place.
-    Replace(bytes::Bytes),
     /// Pass on this error in its place.
     Error(Rc<ErrorFields>),
 }
@@ -325,7 +323,7 @@ mod tests {
                 Verdict::Forward => out.push(char::from(*tag)),
                 Verdict::ParseComplete => out.push('1'),
                 Verdict::Error(_) => out.push('e'),
-                Verdict::Swallow | Verdict::Replace(_) => out.push('-'),
+                Verdict::Swallow => out.push('-'),
             }
             if let Event::Ready { last: true, .. } = event {
                 out.push('!');

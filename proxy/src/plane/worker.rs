@@ -103,6 +103,8 @@ struct Inner {
     holder: Option<Rc<Slot>>,
     /// Who waits until everything is written.
     writing: Option<Waker>,
+    /// No request may leave a transaction open: one that does is shown as failed.
+    strict: bool,
     /// ParameterStatus is not passed on: the session computes its own (RESET returns to the worker's base, not to the session's).
     mute: bool,
 }
@@ -162,6 +164,7 @@ pub(super) struct Worker {
     pub(super) tickets: Cell<u32>,
     /// Somebody prepared statements on it under names of its own.
     pub(super) foreign_prepared: Cell<bool>,
+    pub(super) cleaning_since: Cell<Instant>,
     /// Process id of the client that holds it or held it last: who sent a notification from here.
     pub(super) last_client: Cell<i32>,
     /// Sum of what its queue is expected to take, in microseconds.
@@ -206,6 +209,7 @@ impl Worker {
             condemned: Cell::new(false),
             tickets: Cell::new(0),
             foreign_prepared: Cell::new(false),
+            cleaning_since: Cell::new(now),
             last_client: Cell::new(0),
             expected: Cell::new(0),
             sequences_of: Cell::new(None),
@@ -226,6 +230,7 @@ impl Worker {
                 clock: 0,
                 holder: None,
                 writing: None,
+                strict: false,
                 mute: false,
             }),
         });
@@ -346,6 +351,11 @@ impl Worker {
             self.last_client.set(*client);
         }
         self.inner.borrow_mut().holder = holder.map(|(slot, _)| slot);
+    }
+
+    /// Whether requests that leave a transaction open are shown as failed (statement mode).
+    pub(super) fn set_strict(&self, strict: bool) {
+        self.inner.borrow_mut().strict = strict;
     }
 
     /// Whether ParameterStatus is kept from the holder.
@@ -476,6 +486,9 @@ impl Worker {
             script.copy_ended();
         }
         if inner.open_batch {
+            // A Sync alone would commit what the client never asked to be committed: let the batch fail first.
+            frontend::execute(&mut inner.out, NO_PORTAL, 0);
+            inner.script.push(Step::nobody(Op::Execute));
             frontend::sync(&mut inner.out);
             inner.script.push(Step::nobody(Op::Sync).ending());
             inner.open_batch = false;
@@ -487,6 +500,7 @@ impl Worker {
     /// Cleans the worker; with `roll_back` it first leaves any transaction.
     pub(super) fn clean(&self, roll_back: bool) {
         self.state.set(State::Cleaning);
+        self.cleaning_since.set(Instant::now());
         if roll_back {
             self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
                 c.query_for_nobody(b"ROLLBACK")
@@ -911,7 +925,13 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         let body = &io.buffer[run + 5.min(here)..run + total.min(here)];
         let verdict = match header.tag {
             b'S' => on_parameter_status(inner),
-            b'A' => on_notification(worker, inner, body),
+            b'A' => {
+                // It stands behind what came before it, whoever's request runs now.
+                let body = body.to_vec();
+                deliver(worker, inner, io, &mut run);
+                on_notification(worker, inner, &body);
+                Verdict::Swallow
+            }
             b'N' => on_notice(inner, body)?,
             b'E' => {
                 let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
@@ -979,6 +999,12 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                             deliver(worker, inner, io, &mut run);
                             pass(inner, error_frame(&unconfirmed()));
                         }
+                        if status == b'T' && inner.strict && verdict_forwards(&verdict) {
+                            verdict = Verdict::Swallow;
+                            deliver(worker, inner, io, &mut run);
+                            pass(inner, error_frame(&left_open()));
+                            pass(inner, Bytes::from_static(b"Z\0\0\0\x05E"));
+                        }
                         if last {
                             if verdict_forwards(&verdict) {
                                 run += total;
@@ -1012,10 +1038,6 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 drop_bytes(worker, inner, io, &mut run, total);
                 pass(inner, Bytes::from_static(b"1\0\0\0\x04"));
             }
-            Verdict::Replace(frame) => {
-                drop_bytes(worker, inner, io, &mut run, total);
-                pass(inner, frame);
-            }
             Verdict::Error(fields) => {
                 drop_bytes(worker, inner, io, &mut run, total.min(here));
                 io.body_left = total - total.min(here);
@@ -1034,6 +1056,16 @@ fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
 
 fn verdict_forwards(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Forward)
+}
+
+/// What a client is told in statement mode when its statement left a transaction open.
+fn left_open() -> ErrorFields {
+    ErrorFields::new(
+        Severity::Error,
+        SqlState::INVALID_TRANSACTION_STATE,
+        "the statement left a transaction open, which statement mode does not allow; it was rolled back",
+    )
+    .with_hint("Use poolMode: transaction for this database or user.")
 }
 
 /// What a client is told instead of success when its commit was not confirmed by the synchronous replica (OPERATOR I6).
@@ -1133,21 +1165,16 @@ fn on_parameter_status(inner: &Inner) -> Verdict {
 
 /// `A`: only a session that holds the worker can have listened on it. The sender is shown as the client it was, where
 /// that is one of this data thread's: an application recognises its own notifications by the process id it was given.
-fn on_notification(worker: &Worker, inner: &Inner, body: &[u8]) -> Verdict {
-    let held = match inner.pending.front() {
-        Some(head) => head.purpose == Purpose::Leased,
-        None => inner.holder.is_some(),
-    };
-    let Some(sender) = body.get(..4).filter(|_| held) else { return Verdict::Swallow };
+fn on_notification(worker: &Worker, inner: &Inner, body: &[u8]) {
+    let (Some(holder), Some(sender)) = (&inner.holder, body.get(..4)) else { return };
     let sender = i32::from_be_bytes([sender[0], sender[1], sender[2], sender[3]]);
     let client = worker.pool.upgrade().and_then(|p| p.thread.upgrade()).and_then(|t| t.client_of(sender));
-    let Some(client) = client else { return Verdict::Forward };
     let mut frame = BytesMut::with_capacity(body.len() + 5);
     frame.put_u8(b'A');
     frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
-    frame.put_i32(client);
+    frame.put_i32(client.unwrap_or(sender));
     frame.extend_from_slice(&body[4..]);
-    Verdict::Replace(frame.freeze())
+    holder.push(frame.freeze());
 }
 
 /// `N`: to the session whose statement raised it. A server that says goodbye is taken at its word.

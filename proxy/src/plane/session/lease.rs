@@ -86,6 +86,10 @@ pub(super) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.returned {
+            if self.raw > 0 {
+                // The server waits for the rest of a message nobody has.
+                self.worker.close("its client left in the middle of a message");
+            }
             self.pool.abandon(&self.worker);
         }
     }
@@ -265,6 +269,7 @@ impl Session {
             self.card.set_worker(Some(&worker));
             self.card.set_doing(Doing::Leased);
             self.card.since.set(Instant::now());
+            worker.set_strict(self.mode() == crds::PoolMode::Statement);
             let mut lease = Box::new(Lease::new(pool, worker));
             self.dress(&mut lease).await?;
             if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
@@ -315,6 +320,12 @@ impl Session {
             if lease.lost {
                 return self.mourn(lease).await;
             }
+            if self.mode() == crds::PoolMode::Statement && lease.outstanding == 0 && lease.status != b'I' && lease.raw == 0 {
+                self.roll_back(lease).await?;
+                if lease.lost {
+                    return self.mourn(lease).await;
+                }
+            }
             if lease.is_quiet() && self.card.slot.is_drained() {
                 self.after_requests(lease).await?;
                 if lease.lost {
@@ -331,6 +342,17 @@ impl Session {
             }
             self.wait_lease(lease).await?;
         }
+    }
+
+    /// Statement mode: a statement left a transaction behind. The client was told; until it ends the transaction it believes
+    /// in, nothing is run.
+    async fn roll_back(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        let _ = self.internal(lease, "ROLLBACK").await?;
+        lease.status = b'I';
+        lease.dirty = true;
+        lease.leave = true;
+        self.transaction = Transaction::Failed;
+        Ok(())
     }
 
     /// Moves what the client sent to the worker, as far as that is possible now.

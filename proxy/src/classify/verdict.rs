@@ -15,6 +15,8 @@ pub(crate) fn of(facts: &Facts, catalog: Option<&Catalog>, path: Option<&SearchP
     let neutral = reads && writes && effect <= Effect::Visible;
     let kind = match facts.head {
         Head::Query if reads && effect == Effect::None && !facts.locks => Kind::KnownRead,
+        // FOR UPDATE and its like write to the rows they lock.
+        Head::Query if facts.locks => Kind::Dml { neutral },
         Head::Query | Head::ExplainedDml => Kind::Read,
         Head::Dml => Kind::Dml { neutral },
         Head::Into { temp: true } => Kind::CreateTemp {

@@ -14,9 +14,9 @@ use super::worker::State;
 use crate::classify::{CATALOG_QUERY, Catalog};
 
 /// Age at which a copy is read anew.
-const AGE_MAX: Duration = Duration::from_secs(30);
+const AGE_MAX: Duration = Duration::from_secs(60);
 /// After DDL the next copy is read at the earliest so long after the last: a storm of DDL must not become a storm of reads.
-const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Entry {

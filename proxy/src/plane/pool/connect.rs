@@ -64,7 +64,8 @@ impl Pool {
                 *self.trouble.borrow_mut() = None;
                 self.counters.connects.add(1);
                 self.counters.workers.add(1);
-                self.remember_greeting(&base, Rc::new(established.parameters.clone()));
+                let key = thread.settings.with(&base, vec![("application_name".to_owned(), None)]);
+                self.remember_greeting(&key, Rc::new(established.parameters.clone()));
                 let lifetime = thread
                     .config()
                     .workers
@@ -134,6 +135,7 @@ impl Pool {
     /// What the server said to such a startup, or that no server could be reached within `timeouts.queryWait`.
     pub(in crate::plane) async fn greet(
         self: &Rc<Self>,
+        key: &Rc<Settings>,
         startup: &Rc<Settings>,
     ) -> Result<super::Greeting, Rc<ServeError>> {
         let limit = self
@@ -144,7 +146,7 @@ impl Pool {
         let begun = Instant::now();
         self.greeted_wanted.set(self.greeted_wanted.get() + 1);
         let result = loop {
-            if let Some(greeting) = self.greeting(startup) {
+            if let Some(greeting) = self.greeting(key) {
                 break Ok(greeting);
             }
             if self.closed.get() {

@@ -5,7 +5,10 @@ use std::rc::Rc;
 use pgnet::backend;
 use pgnet::fields::Severity;
 
+use crds::ApplicationName;
+
 use super::super::card::Doing;
+use super::super::client::Peer;
 use super::super::error::ServeError;
 use super::super::settings::Settings;
 use super::super::thread::Thread;
@@ -17,15 +20,12 @@ const NAME_MAX: usize = 63;
 impl Session {
     /// ParameterStatus, BackendKeyData, ReadyForQuery; or the error the server gives to such a startup.
     pub(super) async fn greet(&mut self) -> Result<(), Leave> {
-        // What servers are opened with: the name of the application is set per statement, so that clients that differ
-        // only in it share workers.
-        let base = self.base.clone();
         let greeting = loop {
             let pool = match self.master_pool(false).await {
                 Ok(pool) => pool,
                 Err(error) => return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal)))),
             };
-            match pool.greet(&base).await {
+            match pool.greet(&self.greeted_as, &self.startup).await {
                 Ok(greeting) => break greeting,
                 Err(error) if matches!(*error, ServeError::Moved) => tokio::task::yield_now().await,
                 Err(error) => return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal)))),
@@ -47,15 +47,24 @@ impl Session {
     }
 }
 
-/// The startup settings workers are opened with for a session.
-pub(super) fn base(thread: &Thread, startup: &Rc<Settings>) -> Rc<Settings> {
-    if startup.get("application_name").is_some() {
-        thread
-            .settings
-            .with(startup, vec![("application_name".to_owned(), None)])
-    } else {
-        startup.clone()
-    }
+/// A session's startup settings: what servers are opened with for it. They always name the application, so that workers
+/// of clients with and without a name can serve each other.
+pub(super) fn startup(thread: &Thread, mut parameters: Vec<(String, String)>, peer: &Peer) -> Rc<Settings> {
+    let own = parameters.iter().find(|(n, _)| n == "application_name").map(|(_, v)| v.clone()).unwrap_or_default();
+    let shown = match thread.config().application_name {
+        ApplicationName::Follow => own,
+        ApplicationName::Pool => "pgstmtpool".to_owned(),
+        ApplicationName::Address if own.is_empty() => peer.to_string(),
+        ApplicationName::Address => format!("{own} {peer}"),
+    };
+    parameters.retain(|(name, _)| name != "application_name");
+    parameters.push(("application_name".to_owned(), shown));
+    thread.settings.intern(parameters)
+}
+
+/// These settings without the name of the application: clients that differ only in it are greeted alike.
+pub(super) fn without_name(thread: &Thread, startup: &Rc<Settings>) -> Rc<Settings> {
+    thread.settings.with(startup, vec![("application_name".to_owned(), None)])
 }
 
 /// A name as the server would show it: printable ASCII, the rest as `?` (before PostgreSQL 16 so), cut at 63 bytes.

@@ -256,7 +256,7 @@ impl Session {
             if class.touches.intersects(Touches::SEQUENCE) {
                 pool.await_sequences(self.card.serial).await;
             }
-            let taken = pool.take(&asker(&self.card, &self.settings, &self.base)).await;
+            let taken = pool.take(&asker(&self.card, &self.settings, &self.startup)).await;
             let worker = match taken {
                 Ok(worker) => worker,
                 Err(error) if matches!(*error, ServeError::Moved) => {

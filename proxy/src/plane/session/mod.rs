@@ -90,8 +90,8 @@ struct Session {
     door: Door,
     /// Settings of the startup packet, to which RESET returns.
     startup: Rc<Settings>,
-    /// What workers are opened with for it: `startup` without the name of the application.
-    base: Rc<Settings>,
+    /// `startup` without the name of the application: what a greeting depends on.
+    greeted_as: Rc<Settings>,
     settings: Rc<Settings>,
     names: Names,
     transaction: Transaction,
@@ -127,11 +127,11 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
 
 impl Session {
     fn new(thread: Rc<Thread>, card: Rc<Card>, client: Client) -> Self {
-        let startup = thread.settings.intern(client.parameters);
+        let startup = greet::startup(&thread, client.parameters, &client.peer);
         let effective = Arc::new(thread.config().effective(&client.database, &client.user));
         *card.application_name.borrow_mut() = startup.get("application_name").unwrap_or_default().to_owned();
         Self {
-            base: greet::base(&thread, &startup),
+            greeted_as: greet::without_name(&thread, &startup),
             thread,
             card,
             stream: client.stream,

@@ -123,7 +123,7 @@ impl Session {
             }
             self.card.set_doing(Doing::Waiting);
             let share = pool
-                .share(&asker(&self.card, &self.settings, &self.base), class.shape)
+                .share(&asker(&self.card, &self.settings, &self.startup), class.shape)
                 .await;
             match share {
                 Ok(worker) => {

@@ -131,6 +131,10 @@ impl Session {
             let name = String::from_utf8_lossy(name).into_owned();
             let value = value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned());
             let session = source.as_deref() == Some(b"session");
+            let named_by_us = self.thread.config().application_name == crds::ApplicationName::Pool;
+            if name == "application_name" && named_by_us {
+                continue;
+            }
             let keep = match name.as_str() {
                 "role" => value.as_deref() != Some("none"),
                 "session_authorization" => value.as_deref() != Some(&*self.user),
@@ -168,7 +172,7 @@ impl Session {
 
     /// ParameterStatus for what a RESET changed, as a server opened with this session's startup packet would send it.
     fn report_reset(&mut self, lease: &Lease, before: &Settings) {
-        let Some(greeting) = lease.pool.greeting(&self.base) else { return };
+        let Some(greeting) = lease.pool.greeting(&self.greeted_as) else { return };
         for (name, value) in greeting.iter() {
             let key = String::from_utf8_lossy(name).to_ascii_lowercase();
             let (old, new) = (before.get(&key), self.settings.get(&key));

@@ -100,9 +100,7 @@ pub(super) enum Event {
     Closed(StatementId),
     /// The server wants CopyData; the session must send it. `reopened`: the batch's Sync was sent ahead and is ignored, so
     /// the batch goes on to its next Sync.
-    CopyIn {
-        reopened: bool,
-    },
+    CopyIn { reopened: bool },
     /// Replication: never expected.
     CopyBoth,
     /// An error; the rest up to the next Sync is skipped.
@@ -153,8 +151,15 @@ impl Script {
 
     /// Whether the running request still asks what its rows look like.
     pub(super) fn request_describes(&self) -> bool {
-        let running = self.steps.iter().position(|s| s.last).map_or(self.steps.len(), |end| end + 1);
-        self.steps.iter().take(running).any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement))
+        let running = self
+            .steps
+            .iter()
+            .position(|s| s.last)
+            .map_or(self.steps.len(), |end| end + 1);
+        self.steps
+            .iter()
+            .take(running)
+            .any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement))
     }
 
     /// The statement the server is binding.
@@ -258,7 +263,9 @@ impl Script {
         while self.steps.get(1).is_some_and(|s| matches!(s.op, Op::Sync)) {
             ended |= self.steps.remove(1).is_some_and(|s| s.last);
         }
-        let Some(front) = self.steps.front_mut() else { return Event::None };
+        let Some(front) = self.steps.front_mut() else {
+            return Event::None;
+        };
         let reopened = ended && matches!(front.op, Op::Execute);
         // A Query ends its request by itself; the Sync stood behind it for a prefix's sake.
         front.last |= ended && !reopened;
@@ -448,9 +455,15 @@ mod tests {
     #[test]
     fn a_query_behind_a_prefix_that_copies_ends_without_the_ignored_sync() {
         let mut script = prefixed_query();
-        assert_eq!(shown(&mut script, &[(b'2', 0), (b'C', 0), (b'G', 0)]).as_deref(), Ok("--G"));
+        assert_eq!(
+            shown(&mut script, &[(b'2', 0), (b'C', 0), (b'G', 0)]).as_deref(),
+            Ok("--G")
+        );
         script.copy_ended();
-        assert_eq!(shown(&mut script, &[(b'C', 0), (b'Z', b'T')]).as_deref(), Ok("CZ!"));
+        assert_eq!(
+            shown(&mut script, &[(b'C', 0), (b'Z', b'T')]).as_deref(),
+            Ok("CZ!")
+        );
         assert!(script.is_empty());
     }
 

@@ -86,7 +86,12 @@ impl Settings {
                     .any(|u| e.replace(['-', ' '], "") == u.replace('_', "") || e == *u)
             });
         let transaction_defaults = values.keys().any(|name| name.starts_with("default_transaction_"));
-        Self { values, frozen: frozen.into(), unsafe_lexing, transaction_defaults }
+        Self {
+            values,
+            frozen: frozen.into(),
+            unsafe_lexing,
+            transaction_defaults,
+        }
     }
 
     /// The value of `name` (lower case).

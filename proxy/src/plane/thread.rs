@@ -202,7 +202,10 @@ impl Thread {
     pub(super) fn client_of(&self, process_id: i32) -> Option<i32> {
         let pools = self.pools.borrow();
         let mut workers = pools.values().flat_map(|p| p.workers.borrow().clone());
-        workers.find(|w| w.process_id == process_id).map(|w| w.last_client.get()).filter(|client| *client != 0)
+        workers
+            .find(|w| w.process_id == process_id)
+            .map(|w| w.last_client.get())
+            .filter(|client| *client != 0)
     }
 
     /// Whether requests of `database` for the master may go on.
@@ -502,10 +505,21 @@ async fn serve(thread: Rc<Thread>, client: Box<Client>) {
     let before = thread.shared.clients.fetch_add(1, Relaxed);
     thread.shared.load[thread.index].fetch_add(1, Relaxed);
     thread.counters.clients.add(1);
-    let mut present = Present { thread: thread.clone(), id: None };
+    let mut present = Present {
+        thread: thread.clone(),
+        id: None,
+    };
     let mut secret = [0u8; 32];
     let _ = getrandom::fill(&mut secret);
-    let card = thread.register(|id| Rc::new(Card::new(id, thread.next_serial(), thread.shared.proxy_id, secret, &client)));
+    let card = thread.register(|id| {
+        Rc::new(Card::new(
+            id,
+            thread.next_serial(),
+            thread.shared.proxy_id,
+            secret,
+            &client,
+        ))
+    });
     present.id = Some(card.id);
     let full = before >= maximum && !admin;
     session::run(thread.clone(), card.clone(), client, full).await;

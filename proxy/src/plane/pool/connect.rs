@@ -64,7 +64,9 @@ impl Pool {
                 *self.trouble.borrow_mut() = None;
                 self.counters.connects.add(1);
                 self.counters.workers.add(1);
-                let key = thread.settings.with(&base, vec![("application_name".to_owned(), None)]);
+                let key = thread
+                    .settings
+                    .with(&base, vec![("application_name".to_owned(), None)]);
                 self.remember_greeting(&key, Rc::new(established.parameters.clone()));
                 let lifetime = thread
                     .config()
@@ -106,8 +108,12 @@ impl Pool {
         if !error.may_pass() {
             // Only those who would start with the same settings: others may be welcome.
             for queue in [&self.alone, &self.shared] {
-                let refused: Vec<_> =
-                    queue.borrow().iter().filter(|w| Rc::ptr_eq(&w.startup, &base)).cloned().collect();
+                let refused: Vec<_> = queue
+                    .borrow()
+                    .iter()
+                    .filter(|w| Rc::ptr_eq(&w.startup, &base))
+                    .cloned()
+                    .collect();
                 queue.borrow_mut().retain(|w| !Rc::ptr_eq(&w.startup, &base));
                 for waiter in refused {
                     waiter.grant(Err(error.clone()));

@@ -50,7 +50,11 @@ impl Session {
 /// A session's startup settings: what servers are opened with for it. They always name the application, so that workers
 /// of clients with and without a name can serve each other.
 pub(super) fn startup(thread: &Thread, mut parameters: Vec<(String, String)>, peer: &Peer) -> Rc<Settings> {
-    let own = parameters.iter().find(|(n, _)| n == "application_name").map(|(_, v)| v.clone()).unwrap_or_default();
+    let own = parameters
+        .iter()
+        .find(|(n, _)| n == "application_name")
+        .map(|(_, v)| v.clone())
+        .unwrap_or_default();
     let shown = match thread.config().application_name {
         ApplicationName::Follow => own,
         ApplicationName::Pool => "pgstmtpool".to_owned(),
@@ -64,7 +68,9 @@ pub(super) fn startup(thread: &Thread, mut parameters: Vec<(String, String)>, pe
 
 /// These settings without the name of the application: clients that differ only in it are greeted alike.
 pub(super) fn without_name(thread: &Thread, startup: &Rc<Settings>) -> Rc<Settings> {
-    thread.settings.with(startup, vec![("application_name".to_owned(), None)])
+    thread
+        .settings
+        .with(startup, vec![("application_name".to_owned(), None)])
 }
 
 /// A name as the server would show it: printable ASCII, the rest as `?` (before PostgreSQL 16 so), cut at 63 bytes.

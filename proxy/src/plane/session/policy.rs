@@ -91,7 +91,11 @@ impl Answer {
 /// The tag of a plain BEGIN: START TRANSACTION has its own.
 fn begin_tag(input: &[u8]) -> &'static str {
     let has = |word: &[u8]| input.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-    if has(b"start") && !has(b"begin") { "START TRANSACTION" } else { "BEGIN" }
+    if has(b"start") && !has(b"begin") {
+        "START TRANSACTION"
+    } else {
+        "BEGIN"
+    }
 }
 
 /// How a request is run.
@@ -228,7 +232,10 @@ pub(super) fn state_that_cannot_move(class: &Class) -> Option<&'static str> {
         Kind::CreateTemp { drops_at_commit } => !drops_at_commit,
         Kind::List(list) => {
             // Made and dropped in one Query, as some ORMs do with functions in pg_temp.
-            let made = list.kinds.iter().rposition(|kind| matches!(kind, Kind::CreateTemp { .. }));
+            let made = list
+                .kinds
+                .iter()
+                .rposition(|kind| matches!(kind, Kind::CreateTemp { .. }));
             list.temp && !made.is_some_and(|at| list.kinds[at..].iter().any(|kind| matches!(kind, Kind::Ddl)))
         }
         _ => false,

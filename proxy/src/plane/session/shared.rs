@@ -165,35 +165,34 @@ impl Session {
             own: &|_| false,
             intern: &intern,
         };
-        worker
-            .enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
-                if let Difference::Set(set) = &difference {
-                    prefix(to, pool, set, ground.prepared_max);
+        worker.enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
+            if let Difference::Set(set) = &difference {
+                prefix(to, pool, set, ground.prepared_max);
+            }
+            match unit {
+                Unit::Query { .. } => {
+                    to.out().extend_from_slice(input);
+                    to.step(Step::client(Op::Query));
+                    if matches!(difference, Difference::Set(_)) {
+                        pgnet::frontend::sync(to.out());
+                        to.step(Step::nobody(Op::Sync));
+                    }
                 }
-                match unit {
-                    Unit::Query { .. } => {
-                        to.out().extend_from_slice(input);
-                        to.step(Step::client(Op::Query));
-                        if matches!(difference, Difference::Set(_)) {
+                _ => {
+                    let mut rest = input;
+                    while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+                        rest = behind;
+                        if frame.tag == b'S' {
                             pgnet::frontend::sync(to.out());
-                            to.step(Step::nobody(Op::Sync));
+                            to.step(Step::client(Op::Sync));
+                        } else {
+                            translate::message(to, names, &ground, frame.tag, frame.body);
                         }
                     }
-                    _ => {
-                        let mut rest = input;
-                        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
-                            rest = behind;
-                            if frame.tag == b'S' {
-                                pgnet::frontend::sync(to.out());
-                                to.step(Step::client(Op::Sync));
-                            } else {
-                                translate::message(to, names, &ground, frame.tag, frame.body);
-                            }
-                        }
-                        names.request_ends();
-                    }
+                    names.request_ends();
                 }
-            });
+            }
+        });
         if matches!(unit, Unit::Query { .. }) {
             self.names.request_ends();
         }
@@ -303,7 +302,8 @@ impl Session {
                     }
                 }
                 b'D' => {
-                    obscure |= translate::target_parts(frame.body).is_ok_and(|(_, name)| self.names.sql(name).is_some());
+                    obscure |= translate::target_parts(frame.body)
+                        .is_ok_and(|(_, name)| self.names.sql(name).is_some());
                 }
                 _ => {}
             }

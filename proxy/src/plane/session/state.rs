@@ -172,14 +172,20 @@ impl Session {
 
     /// ParameterStatus for what a RESET changed, as a server opened with this session's startup packet would send it.
     fn report_reset(&mut self, lease: &Lease, before: &Settings) {
-        let Some(greeting) = lease.pool.greeting(&self.greeted_as) else { return };
+        let Some(greeting) = lease.pool.greeting(&self.greeted_as) else {
+            return;
+        };
         for (name, value) in greeting.iter() {
             let key = String::from_utf8_lossy(name).to_ascii_lowercase();
             let (old, new) = (before.get(&key), self.settings.get(&key));
             if old == new {
                 continue;
             }
-            let value = if key == "application_name" { new.unwrap_or_default().as_bytes() } else { &value[..] };
+            let value = if key == "application_name" {
+                new.unwrap_or_default().as_bytes()
+            } else {
+                &value[..]
+            };
             pgnet::backend::parameter_status(&mut self.out, name, value);
         }
     }
@@ -192,7 +198,11 @@ impl Session {
     }
 
     /// The same for names known already.
-    pub(super) async fn materialize_names(&mut self, lease: &mut Lease, names: Vec<Bytes>) -> Result<(), Leave> {
+    pub(super) async fn materialize_names(
+        &mut self,
+        lease: &mut Lease,
+        names: Vec<Bytes>,
+    ) -> Result<(), Leave> {
         for name in names {
             if lease.materialized.contains(&name) || lease.worker.status() == b'E' {
                 continue;

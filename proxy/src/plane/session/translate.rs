@@ -76,26 +76,33 @@ pub(super) fn execute_portal(body: &[u8]) -> Result<&[u8], Malformed> {
 }
 
 /// Writes one message of a batch, other than Sync and Flush, for a worker.
-pub(super) fn message(
+pub(super) fn message(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, tag: u8, body: &[u8]) {
+    let done = exact(to, names, ground, tag, body);
+    if done.is_err() {
+        // As the server: an error, and the rest of the batch is skipped.
+        let text = match (tag, body.first()) {
+            (b'D', Some(kind)) if !matches!(kind, b'S' | b'P') => {
+                format!("invalid DESCRIBE message subtype {kind}")
+            }
+            (b'C', Some(kind)) if !matches!(kind, b'S' | b'P') => {
+                format!("invalid CLOSE message subtype {kind}")
+            }
+            _ => "invalid message format".to_owned(),
+        };
+        fail(
+            to,
+            ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, text),
+        );
+    }
+}
+
+fn exact(
     to: &mut Composer<'_>,
     names: &mut Names,
     ground: &Ground<'_>,
     tag: u8,
     body: &[u8],
-) {
-    let done = exact(to, names, ground, tag, body);
-    if done.is_err() {
-        // As the server: an error, and the rest of the batch is skipped.
-        let text = match (tag, body.first()) {
-            (b'D', Some(kind)) if !matches!(kind, b'S' | b'P') => format!("invalid DESCRIBE message subtype {kind}"),
-            (b'C', Some(kind)) if !matches!(kind, b'S' | b'P') => format!("invalid CLOSE message subtype {kind}"),
-            _ => "invalid message format".to_owned(),
-        };
-        fail(to, ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, text));
-    }
-}
-
-fn exact(to: &mut Composer<'_>, names: &mut Names, ground: &Ground<'_>, tag: u8, body: &[u8]) -> Result<(), Malformed> {
+) -> Result<(), Malformed> {
     match tag {
         b'P' => parse(to, names, ground, body),
         b'B' => {

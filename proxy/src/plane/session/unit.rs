@@ -27,7 +27,11 @@ pub(super) fn query_text(body: &[u8]) -> Option<&[u8]> {
 
 /// What the server says to a Query without its zero byte.
 pub(super) fn invalid_string() -> ErrorFields {
-    ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, "invalid string in message")
+    ErrorFields::new(
+        Severity::Error,
+        SqlState::PROTOCOL_VIOLATION,
+        "invalid string in message",
+    )
 }
 
 /// What stands first in the input.

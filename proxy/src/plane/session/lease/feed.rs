@@ -1,0 +1,412 @@
+//! From the client to the worker: each message as it comes, as far as it may go now.
+
+use bytes::{Buf, Bytes};
+use pgnet::fields::{ErrorFields, Severity};
+use pgnet::frame;
+use pgnet::sqlstate::SqlState;
+
+use super::super::super::script::{Op, Step};
+use super::super::policy::{self, Decision, Transaction};
+use super::super::shared::interner;
+use super::super::translate::{self, Ground};
+use super::super::unit::{self, HOLD_MAX, UnitError};
+use super::super::{Leave, Session};
+use super::{Lease, UNWRITTEN_MAX};
+use crate::classify::{Class, Kind, SetItem};
+
+impl Session {
+    /// Moves what the client sent to the worker, as far as that is possible now.
+    pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        loop {
+            self.absorb(lease);
+            if lease.lost || lease.leave || lease.worker.unwritten() > UNWRITTEN_MAX {
+                return Ok(());
+            }
+            if lease.drop > 0 || lease.raw > 0 {
+                let n = (lease.drop + lease.raw).min(self.input.len());
+                if lease.raw > 0 {
+                    lease.worker.append_raw(&self.input[..n]);
+                    lease.raw -= n;
+                } else {
+                    lease.drop -= n;
+                }
+                self.input.advance(n);
+                if lease.drop + lease.raw > 0 {
+                    return Ok(());
+                }
+                if std::mem::take(&mut lease.owes_sync) {
+                    self.sync_behind(lease);
+                }
+                continue;
+            }
+            if lease.barrier && lease.outstanding > 0 {
+                return Ok(());
+            }
+            lease.barrier = false;
+            let Some(header) = frame::peek(&self.input, u32::MAX >> 1).map_err(UnitError::from)? else {
+                return Ok(());
+            };
+            let total = header.total();
+            if unit::is_small(header.tag) && total > unit::SMALL_MAX {
+                return Err(UnitError::Length.into());
+            }
+            let complete = self.input.len() >= total;
+            if !complete && total <= HOLD_MAX {
+                return Ok(());
+            }
+            if matches!(header.tag, b'Q' | b'P') && total > self.effective.limits.max_query_size {
+                self.too_large(lease, header.tag, total);
+                continue;
+            }
+            match header.tag {
+                b'X' => return Err(Leave::Gone),
+                b'd' | b'c' | b'f' => {
+                    if !self.copy_message(lease, header.tag, total, complete) {
+                        return Ok(());
+                    }
+                }
+                b'S' => self.sync(lease, total),
+                b'H' => {
+                    let slot = self.card.slot.clone();
+                    lease.worker.stream(&slot, |to| pgnet::frontend::flush(to.out()));
+                    self.input.advance(total);
+                }
+                b'Q' if complete => {
+                    if !self.query(lease, total).await? {
+                        return Ok(());
+                    }
+                }
+                b'Q' | b'F' => self.stream_request(lease, header.tag, total),
+                b'P' | b'D' | b'E' | b'C' if !complete => return Ok(()),
+                b'B' if !complete => self.stream_bind(lease, total)?,
+                b'P' | b'B' | b'D' | b'E' | b'C' => {
+                    if !self.sql_names_ready(lease).await? {
+                        return Ok(());
+                    }
+                    if !self.extended(lease, header.tag, total)? {
+                        return Ok(());
+                    }
+                }
+                tag => return Err(UnitError::Tag(tag).into()),
+            }
+        }
+    }
+
+    pub(super) fn too_large(&mut self, lease: &mut Lease, tag: u8, total: usize) {
+        let fields = ErrorFields::new(
+            Severity::Error,
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            format!(
+                "statement of {total} bytes is larger than {}",
+                self.effective.limits.max_query_size
+            ),
+        )
+        .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| translate::fail(to, fields));
+        if tag == b'Q' {
+            lease.worker.stream(&slot, |to| {
+                pgnet::frontend::sync(to.out());
+                to.step(Step::client(Op::Sync));
+            });
+            lease.worker.finish_batch();
+            self.names.request_ends();
+            lease.request_starts();
+        }
+        lease.drop = total;
+    }
+
+    /// CopyData, CopyDone, CopyFail. False: whether the server wants it is not known yet.
+    pub(super) fn copy_message(&mut self, lease: &mut Lease, tag: u8, total: usize, complete: bool) -> bool {
+        if lease.worker.copying_in() {
+            if tag == b'd' {
+                let n = total.min(self.input.len());
+                lease.worker.append_raw(&self.input[..n]);
+                self.input.advance(n);
+                lease.raw = total - n;
+                return true;
+            }
+            if !complete {
+                return false;
+            }
+            lease.worker.append_raw(&self.input[..total]);
+            lease.worker.copy_ended();
+            self.input.advance(total);
+            return true;
+        }
+        if lease.outstanding > 0 || lease.worker.batch_is_open() {
+            // The CopyInResponse, or the end of the statement, is still to come.
+            if lease.expects_copy {
+                return false;
+            }
+        }
+        lease.drop = total;
+        true
+    }
+
+    pub(super) fn sync(&mut self, lease: &mut Lease, total: usize) {
+        self.input.advance(total);
+        if lease.worker.copying_in() {
+            // The server ignores it, too.
+            return;
+        }
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| {
+            pgnet::frontend::sync(to.out());
+            to.step(Step::client(Op::Sync));
+        });
+        lease.worker.finish_batch();
+        self.names.request_ends();
+        lease.request_starts();
+        lease.begin_ahead = false;
+        lease.expects_copy = false;
+    }
+
+    /// A complete simple Query. False: it has to wait.
+    pub(super) async fn query(&mut self, lease: &mut Lease, total: usize) -> Result<bool, Leave> {
+        let Some(text) = unit::query_text(&self.input[5..total]) else {
+            self.input.advance(total);
+            let fields = unit::invalid_string();
+            let slot = self.card.slot.clone();
+            lease.worker.stream(&slot, |to| {
+                translate::fail(to, fields);
+                pgnet::frontend::sync(to.out());
+                to.step(Step::client(Op::Sync));
+            });
+            lease.worker.finish_batch();
+            self.names.request_ends();
+            lease.request_starts();
+            return Ok(true);
+        };
+        let class = self.classify(text);
+        if lease.status == b'I'
+            && let Decision::Refuse(..) = policy::query(&class, &Transaction::None, self.mode(), false)
+        {
+            // The outer loop refuses it, when everything before it is answered.
+            lease.leave = true;
+            return Ok(false);
+        }
+        if needs_quiet(&class.kind) {
+            if lease.outstanding > 0 || lease.worker.batch_is_open() && !lease.begin_ahead {
+                return Ok(false);
+            }
+            lease.barrier = true;
+            if !lease.begin_ahead {
+                self.materialize(lease, &class.kind).await?;
+            }
+        }
+        self.names.drop_unnamed();
+        lease.expect(&class);
+        let settings = &lease.open.effects.settings;
+        if settings.all || !settings.reset.is_empty() {
+            lease.worker.mute(true);
+        }
+        self.note_sql(lease, &class.kind, total);
+        lease.expects_copy = expects_copy(&class.kind);
+        let input = self.input.split_to(total);
+        let ahead = std::mem::take(&mut lease.begin_ahead);
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| {
+            to.out().extend_from_slice(&input);
+            to.step(Step::client(Op::Query));
+            if ahead {
+                pgnet::frontend::sync(to.out());
+                to.step(Step::nobody(Op::Sync));
+            }
+        });
+        lease.worker.finish_batch();
+        self.names.request_ends();
+        lease.request_starts();
+        Ok(true)
+    }
+
+    /// Before a batch begins: statements made by SQL PREPARE that it names are made known to the worker. False: it has to wait.
+    pub(super) async fn sql_names_ready(&mut self, lease: &mut Lease) -> Result<bool, Leave> {
+        if !self.names.has_sql() || lease.worker.batch_is_open() {
+            return Ok(true);
+        }
+        if lease.outstanding > 0 {
+            return Ok(false);
+        }
+        let mut names = Vec::new();
+        let mut rest = &self.input[..];
+        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+            rest = behind;
+            let name = match frame.tag {
+                b'B' => translate::bind_parts(frame.body).map(|(_, name, _)| name),
+                b'D' => translate::target_parts(frame.body).map(|(_, name)| name),
+                b'S' | b'Q' => break,
+                _ => continue,
+            };
+            names.extend(
+                name.ok()
+                    .filter(|n| self.names.sql(n).is_some())
+                    .map(Bytes::copy_from_slice),
+            );
+        }
+        self.materialize_names(lease, names).await?;
+        Ok(true)
+    }
+
+    /// What SQL-level PREPARE and DEALLOCATE will have done once the request has succeeded.
+    pub(super) fn note_sql(&mut self, lease: &mut Lease, kind: &Kind, total: usize) {
+        match kind {
+            Kind::Prepare(prepare) => {
+                let text = Bytes::copy_from_slice(&self.input[5..total - 1]);
+                lease
+                    .open
+                    .prepare
+                    .push((Bytes::copy_from_slice(&prepare.name), text));
+                lease.worker.foreign_prepared.set(true);
+            }
+            Kind::Deallocate { name: Some(name) } => lease.open.deallocate.push(Bytes::copy_from_slice(name)),
+            Kind::List(list) => {
+                for kind in &list.kinds {
+                    match kind {
+                        // The statement's own text cannot be cut out of a list reliably: prepared for this lease only.
+                        Kind::Prepare(_) => lease.worker.foreign_prepared.set(true),
+                        other => self.note_sql(lease, other, total),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One message of the extended protocol. False: it has to wait.
+    pub(super) fn extended(&mut self, lease: &mut Lease, tag: u8, total: usize) -> Result<bool, Leave> {
+        let body = &self.input[5..total];
+        if tag == b'P' {
+            let text = translate::parse_parts(body)
+                .map(|(_, text, _)| text)
+                .unwrap_or_default();
+            let class = self.classify(text);
+            if lease.status == b'I'
+                && !lease.worker.batch_is_open()
+                && let Decision::Refuse(..) = policy::query(&class, &Transaction::None, self.mode(), false)
+            {
+                lease.leave = true;
+                return Ok(false);
+            }
+            if needs_quiet(&class.kind) && lease.outstanding > 0 {
+                return Ok(false);
+            }
+            lease.expect(&class);
+            lease.expects_copy |= expects_copy(&class.kind);
+            lease.open.effects.forgets_prepared |= matches!(class.kind, Kind::Deallocate { name: None });
+            if let Kind::Deallocate { name: Some(name) } = &class.kind {
+                lease.open.deallocate.push(Bytes::copy_from_slice(name));
+            }
+        }
+        if tag == b'B' {
+            let name = translate::bind_parts(body)
+                .map(|(_, name, _)| name)
+                .unwrap_or_default();
+            if let Some(statement) = self.names.get(name) {
+                let class = statement.class.borrow().clone();
+                lease.expect(&class);
+                lease.expects_copy |= expects_copy(&class.kind);
+            }
+        }
+        let input = self.input.split_to(total);
+        let materialized = &lease.materialized;
+        let intern = interner(&self.thread, &lease.pool, &self.settings);
+        let ground = Ground {
+            session: self.card.serial,
+            prepared_max: self.effective.limits.max_prepared_statements,
+            own: &|name| materialized.contains(name),
+            intern: &intern,
+        };
+        let slot = self.card.slot.clone();
+        let names = &mut self.names;
+        lease.worker.stream(&slot, |to| {
+            translate::message(to, names, &ground, tag, &input[5..]);
+        });
+        Ok(true)
+    }
+
+    /// A Query or FunctionCall that is not here completely: its bytes follow as they come.
+    pub(super) fn stream_request(&mut self, lease: &mut Lease, tag: u8, total: usize) {
+        lease.expect(&Class::of(Kind::Unknown));
+        let n = total.min(self.input.len());
+        let input = self.input.split_to(n);
+        lease.raw = total - n;
+        let ahead = std::mem::take(&mut lease.begin_ahead);
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| {
+            to.out().extend_from_slice(&input);
+            to.step(Step::client(if tag == b'Q' { Op::Query } else { Op::Function }));
+        });
+        lease.owes_sync = ahead;
+        if !ahead {
+            lease.worker.finish_batch();
+        }
+        self.names.request_ends();
+        lease.request_starts();
+    }
+
+    /// The Sync behind a Query that BEGIN was written ahead of.
+    pub(super) fn sync_behind(&mut self, lease: &mut Lease) {
+        let slot = self.card.slot.clone();
+        lease.worker.stream(&slot, |to| {
+            pgnet::frontend::sync(to.out());
+            to.step(Step::nobody(Op::Sync));
+        });
+        lease.worker.finish_batch();
+    }
+
+    /// A Bind with large parameters: its names are put in place, the rest follows as it comes.
+    pub(super) fn stream_bind(&mut self, lease: &mut Lease, total: usize) -> Result<(), Leave> {
+        let body = &self.input[5..];
+        let (portal, name, rest) = translate::bind_parts(body)?;
+        let (portal, name) = (portal.to_vec(), name.to_vec());
+        let begun = body.len() - rest.len();
+        let left = total - 5 - begun;
+        let here = rest.len().min(left);
+        if let Some(statement) = self.names.get(&name) {
+            let class = statement.class.borrow().clone();
+            lease.expect(&class);
+        }
+        let materialized = &lease.materialized;
+        let intern = interner(&self.thread, &lease.pool, &self.settings);
+        let ground = Ground {
+            session: self.card.serial,
+            prepared_max: self.effective.limits.max_prepared_statements,
+            own: &|name| materialized.contains(name),
+            intern: &intern,
+        };
+        let names = &mut self.names;
+        let data = &self.input[5 + begun..5 + begun + here];
+        let slot = self.card.slot.clone();
+        let known = lease.worker.stream(&slot, |to| {
+            translate::bind_head(to, names, &ground, &portal, &name, left, data)
+        });
+        self.input.advance(5 + begun + here);
+        if known {
+            lease.raw = left - here;
+        } else {
+            lease.drop = left - here;
+        }
+        Ok(())
+    }
+}
+
+/// Statements before and after which everything must be answered.
+fn needs_quiet(kind: &Kind) -> bool {
+    match kind {
+        Kind::Set(set) => set.items.iter().any(|item| !matches!(item, SetItem::Set { .. })),
+        Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate { .. } | Kind::Discard(_) | Kind::Reset(_) => {
+            true
+        }
+        Kind::List(list) => list.prepared || list.kinds.iter().any(needs_quiet),
+        _ => false,
+    }
+}
+
+fn expects_copy(kind: &Kind) -> bool {
+    match kind {
+        Kind::CopyIn | Kind::Unknown | Kind::Execute(_) => true,
+        Kind::List(list) => list.copies_in || list.unknown,
+        _ => false,
+    }
+}

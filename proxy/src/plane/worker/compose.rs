@@ -1,0 +1,156 @@
+//! Writing requests: the bytes that go to the server, and the steps of the script they add.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use pgnet::frontend;
+
+use super::super::script::{Op, Step, To};
+use super::super::statement::{Statement, StatementId};
+use super::{Inner, Prepared};
+
+/// Writes requests into the worker's buffer and its script.
+pub(in crate::plane) struct Composer<'a> {
+    pub(super) inner: &'a mut Inner,
+}
+
+impl Composer<'_> {
+    /// The buffer to append frames to; each that is answered needs a [`Composer::step`].
+    pub(in crate::plane) fn out(&mut self) -> &mut BytesMut {
+        &mut self.inner.out
+    }
+
+    /// Records what the server will answer.
+    pub(in crate::plane) fn step(&mut self, step: Step) {
+        if matches!(step.op, Op::Query | Op::Function) {
+            self.inner.unnamed = None;
+        }
+        self.inner.script.push(step);
+    }
+
+    /// A simple Query whose answer nobody sees.
+    pub(in crate::plane) fn query_for_nobody(&mut self, sql: &[u8]) {
+        frontend::query(&mut self.inner.out, sql);
+        self.step(Step::nobody(Op::Query));
+    }
+
+    /// Whether the server's unnamed statement is this one of this session.
+    pub(in crate::plane) fn unnamed_is(&self, session: u64, id: StatementId) -> bool {
+        self.inner.unnamed == Some((session, id))
+    }
+
+    /// The server's unnamed statement is now this one.
+    pub(in crate::plane) fn set_unnamed(&mut self, unnamed: Option<(u64, StatementId)>) {
+        self.inner.unnamed = unnamed;
+    }
+
+    /// Makes sure the server has `statement` by the time it reads what is appended next.
+    pub(in crate::plane) fn ensure(&mut self, statement: &Rc<Statement>, cap: usize) {
+        self.inner.clock += 1;
+        let clock = self.inner.clock;
+        match self.inner.prepared.get_mut(&statement.id) {
+            Some((Prepared::Ready | Prepared::Stale, used, _)) => *used = clock,
+            Some((state @ Prepared::Broken, used, _)) => {
+                *state = Prepared::InFlight(1);
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Nobody);
+            }
+            Some((Prepared::InFlight(n), used, _)) => {
+                // Its Parse may yet be skipped by an error before it. Close of what is not there is fine.
+                *n += 1;
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Nobody);
+            }
+            None => {
+                self.evict(cap);
+                self.inner
+                    .prepared
+                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
+                self.parse(statement, To::Nobody);
+            }
+        }
+    }
+
+    /// The client's own Parse of `statement`: sent if the server lacks it, else a Close of nothing stands in for it.
+    pub(in crate::plane) fn client_parse(&mut self, statement: &Rc<Statement>, cap: usize) {
+        self.inner.clock += 1;
+        let clock = self.inner.clock;
+        match self.inner.prepared.get_mut(&statement.id) {
+            Some((Prepared::Ready, used, _)) => {
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
+                self.inner.script.push(Step::client(Op::ParseStandIn));
+            }
+            Some((state @ (Prepared::Stale | Prepared::Broken), used, _)) => {
+                *state = Prepared::InFlight(1);
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Client);
+            }
+            Some((Prepared::InFlight(n), used, _)) => {
+                *n += 1;
+                *used = clock;
+                frontend::close_statement(&mut self.inner.out, &statement.name);
+                self.inner.script.push(Step::nobody(Op::Close(None)));
+                self.parse(statement, To::Client);
+            }
+            None => {
+                self.evict(cap);
+                self.inner
+                    .prepared
+                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
+                self.parse(statement, To::Client);
+            }
+        }
+    }
+
+    fn parse(&mut self, statement: &Rc<Statement>, to: To) {
+        let out = &mut self.inner.out;
+        let start = out.len();
+        out.extend_from_slice(b"P\0\0\0\0");
+        out.extend_from_slice(&statement.name);
+        out.extend_from_slice(b"\0");
+        out.extend_from_slice(&statement.key.text);
+        out.extend_from_slice(b"\0");
+        out.extend_from_slice(&statement.key.types);
+        patch_length(out, start);
+        self.inner.script.push(Step {
+            op: Op::Parse(Some(statement.id)),
+            to,
+            last: false,
+        });
+    }
+
+    /// Makes room for one more statement: the one used longest ago is closed.
+    fn evict(&mut self, cap: usize) {
+        while self.inner.prepared.len() >= cap.max(1) {
+            let oldest = self
+                .inner
+                .prepared
+                .iter()
+                .filter(|(_, (prepared, _, _))| !matches!(prepared, Prepared::InFlight(_)))
+                .min_by_key(|(_, (_, used, _))| *used)
+                .map(|(id, _)| *id);
+            let Some(id) = oldest else { return };
+            self.inner.prepared.remove(&id);
+            frontend::close_statement(&mut self.inner.out, id.server_name().as_bytes());
+            self.inner.script.push(Step::nobody(Op::Close(None)));
+        }
+    }
+}
+
+/// A name no statement has.
+pub(in crate::plane) const NO_STATEMENT: &[u8] = b"pgp_none";
+/// A name no portal has.
+pub(in crate::plane) const NO_PORTAL: &[u8] = b"pgp_none";
+
+/// Writes the length word of the frame that starts at `start`.
+pub(in crate::plane) fn patch_length(out: &mut BytesMut, start: usize) {
+    let len = u32::try_from(out.len() - start - 1).unwrap_or(u32::MAX);
+    out[start + 1..start + 5].copy_from_slice(&len.to_be_bytes());
+}

@@ -1,0 +1,394 @@
+//! Handing out replies: what the server sent is split by the script, and each piece goes to the session that asked.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use pgnet::fields::{ErrorFields, Severity};
+use pgnet::frame;
+use pgnet::sqlstate::SqlState;
+
+use super::super::script::{Event, Misfit, To, Verdict};
+use super::super::slot::End;
+use super::task::{Gone, Io};
+use super::{FRAME_MAX, Inner, Prepared, Purpose, SMALL_FRAME_MAX, State, Worker};
+
+/// Splits what was read by the script and hands each piece to the session that asked.
+pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
+    let mut guard = worker.inner.borrow_mut();
+    let inner = &mut *guard;
+    let mut offer = false;
+    // Bytes at the front of the buffer that go to the running request's session.
+    let mut run = 0;
+    loop {
+        if io.body_left > 0 {
+            let n = io.body_left.min(io.buffer.len() - run);
+            if n == 0 {
+                break;
+            }
+            io.body_left -= n;
+            if io.body_forward {
+                run += n;
+            } else {
+                drop_bytes(worker, inner, io, &mut run, n);
+            }
+            continue;
+        }
+        let header = match frame::peek(&io.buffer[run..], FRAME_MAX) {
+            Ok(Some(header)) => header,
+            Ok(None) => break,
+            Err(_) => {
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(io.buffer[run]),
+                }));
+            }
+        };
+        let here = io.buffer.len() - run;
+        let total = header.total();
+        if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'Z' | b'K' | b'v') {
+            if total > SMALL_FRAME_MAX {
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(header.tag),
+                }));
+            }
+            if here < total {
+                break;
+            }
+        }
+        let body = &io.buffer[run + 5.min(here)..run + total.min(here)];
+        let verdict = match header.tag {
+            b'S' => on_parameter_status(inner),
+            b'A' => {
+                // It stands behind what came before it, whoever's request runs now.
+                let body = body.to_vec();
+                deliver(worker, inner, io, &mut run);
+                on_notification(worker, inner, &body);
+                Verdict::Swallow
+            }
+            b'N' => on_notice(inner, body)?,
+            b'E' => {
+                let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
+                if fields.is_fatal() {
+                    deliver(worker, inner, io, &mut run);
+                    return Err(Gone::Server(Some(Rc::new(fields))));
+                }
+                if fields.routine.as_deref() == Some("RevalidateCachedQuery") {
+                    if let Some(id) = inner.script.binding()
+                        && let Some((prepared, _, _)) = inner.prepared.get_mut(&id)
+                    {
+                        *prepared = Prepared::Broken;
+                    }
+                    repeat_with_new_plan(inner, run);
+                }
+                let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
+                if let Some(head) = inner.pending.front_mut() {
+                    head.error = true;
+                }
+                inner.unconfirmed = false;
+                settle_skipped(inner);
+                verdict
+            }
+            tag => {
+                let status = if tag == b'Z' {
+                    body.first().copied().unwrap_or(0)
+                } else {
+                    0
+                };
+                let (mut verdict, event) = inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
+                if inner.unconfirmed && tag == b'C' {
+                    inner.unconfirmed = false;
+                    verdict = Verdict::Error(unconfirmed());
+                }
+                if matches!(tag, b'1' | b'3')
+                    && !matches!(verdict, Verdict::Swallow)
+                    && let Some(head) = inner.pending.front_mut()
+                {
+                    head.acks += 1;
+                }
+                match event {
+                    Event::None | Event::Error | Event::Closed(_) => {}
+                    Event::Parsed(id) => {
+                        if let Some((prepared, _, _)) = inner.prepared.get_mut(&id) {
+                            *prepared = Prepared::Ready;
+                        }
+                    }
+                    Event::CopyIn { reopened } => {
+                        let Some(head) = inner.pending.front() else {
+                            return Err(Gone::Misfit(Misfit { tag: 'G' }));
+                        };
+                        if head.purpose != Purpose::Leased {
+                            return Err(Gone::Misfit(Misfit { tag: 'G' }));
+                        }
+                        if let Some(slot) = &head.slot {
+                            slot.set_copy_in(reopened);
+                        }
+                        inner.open_batch |= reopened;
+                    }
+                    Event::CopyBoth => return Err(Gone::Misfit(Misfit { tag: 'W' })),
+                    Event::Ready { last, status } => {
+                        inner.status = status;
+                        if inner.unconfirmed {
+                            inner.unconfirmed = false;
+                            deliver(worker, inner, io, &mut run);
+                            pass(inner, error_frame(&unconfirmed()));
+                        }
+                        if status == b'T' && inner.strict && verdict_forwards(&verdict) {
+                            verdict = Verdict::Swallow;
+                            deliver(worker, inner, io, &mut run);
+                            pass(inner, error_frame(&left_open()));
+                            pass(inner, Bytes::from_static(b"Z\0\0\0\x05E"));
+                        }
+                        if last {
+                            if verdict_forwards(&verdict) {
+                                run += total;
+                            }
+                            deliver(worker, inner, io, &mut run);
+                            if !verdict_forwards(&verdict) {
+                                io.buffer.advance(total);
+                            }
+                            offer |= end_request(worker, inner, status)?;
+                            continue;
+                        }
+                    }
+                }
+                verdict
+            }
+        };
+        match verdict {
+            Verdict::Forward => {
+                let n = total.min(here);
+                run += n;
+                io.body_left = total - n;
+                io.body_forward = true;
+            }
+            Verdict::Swallow => {
+                let n = total.min(here);
+                drop_bytes(worker, inner, io, &mut run, n);
+                io.body_left = total - n;
+                io.body_forward = false;
+            }
+            Verdict::ParseComplete => {
+                drop_bytes(worker, inner, io, &mut run, total);
+                pass(inner, Bytes::from_static(b"1\0\0\0\x04"));
+            }
+            Verdict::Error(fields) => {
+                drop_bytes(worker, inner, io, &mut run, total.min(here));
+                io.body_left = total - total.min(here);
+                io.body_forward = false;
+                pass(inner, error_frame(&fields));
+            }
+        }
+    }
+    deliver(worker, inner, io, &mut run);
+    drop(guard);
+    if offer {
+        worker.offer();
+    }
+    Ok(())
+}
+
+fn verdict_forwards(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Forward)
+}
+
+/// What a client is told in statement mode when its statement left a transaction open.
+fn left_open() -> ErrorFields {
+    ErrorFields::new(
+        Severity::Error,
+        SqlState::INVALID_TRANSACTION_STATE,
+        "the statement left a transaction open, which statement mode does not allow; it was rolled back",
+    )
+    .with_hint("Use poolMode: transaction for this database or user.")
+}
+
+/// What a client is told instead of success when its commit was not confirmed by the synchronous replica (OPERATOR I6).
+fn unconfirmed() -> Rc<ErrorFields> {
+    Rc::new(
+        ErrorFields::new(
+            Severity::Error,
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the commit was not confirmed by a synchronous replica",
+        )
+        .with_detail("The transaction is committed on the master and may be lost if the master fails now.")
+        .with_hint("Check whether it took effect before repeating it."),
+    )
+}
+
+fn error_frame(fields: &ErrorFields) -> Bytes {
+    let mut out = BytesMut::new();
+    fields.encode_error(&mut out);
+    out.freeze()
+}
+
+/// Hands the first `run` bytes of the buffer to the running request's session.
+fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize) {
+    if *run == 0 {
+        return;
+    }
+    let chunk = io.buffer.split_to(*run).freeze();
+    *run = 0;
+    let queued = pass(inner, chunk);
+    if let (Some(pool), Some(slot)) = (
+        worker.pool.upgrade(),
+        inner.pending.front().and_then(|p| p.slot.as_ref()),
+    ) && queued > pool.limits().client_buffer
+    {
+        inner.blocked = true;
+        slot.block(Rc::downgrade(worker));
+    }
+}
+
+/// "cached plan must not change result type": a known read that asks for the shape of its rows in the same batch is run
+/// again with a statement parsed anew. One that does not was described before the table changed: its client has to know.
+fn repeat_with_new_plan(inner: &mut Inner, run: usize) {
+    let describes = inner.script.request_describes();
+    let Some(head) = inner.pending.front_mut() else {
+        return;
+    };
+    if head.purpose == Purpose::Shared
+        && describes
+        && run == 0
+        && !head.forwarded
+        && let Some(slot) = head.slot.take()
+    {
+        slot.end(End::Repeat);
+    }
+}
+
+/// Gives a piece to the running request's session. Returns what that session has not yet sent on.
+fn pass(inner: &mut Inner, chunk: Bytes) -> usize {
+    match inner.pending.front_mut() {
+        Some(head) => {
+            let Some(slot) = &head.slot else { return 0 };
+            head.forwarded = true;
+            slot.push(chunk)
+        }
+        None => inner.holder.as_ref().map_or(0, |holder| holder.push(chunk)),
+    }
+}
+
+/// Drops `n` bytes that stand behind the run.
+fn drop_bytes(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize, n: usize) {
+    deliver(worker, inner, io, run);
+    io.buffer.advance(n);
+}
+
+/// Parses that an error skipped: the statements are not there, unless a later one in the queue brings them.
+fn settle_skipped(inner: &mut Inner) {
+    let Inner { script, prepared, .. } = inner;
+    for id in script.take_skipped() {
+        if let Some((Prepared::InFlight(n), _, _)) = prepared.get_mut(&id) {
+            *n -= 1;
+            if *n == 0 {
+                prepared.remove(&id);
+            }
+        }
+    }
+}
+
+/// `S`: never relayed to a session that shares the worker; the holder of a lease sees what its own statement changed.
+fn on_parameter_status(inner: &Inner) -> Verdict {
+    if inner.mute {
+        return Verdict::Swallow;
+    }
+    match (inner.pending.front(), inner.script.addressee()) {
+        (Some(head), Some(To::Client)) if head.purpose == Purpose::Leased => Verdict::Forward,
+        (None, _) if inner.holder.is_some() => Verdict::Forward,
+        _ => Verdict::Swallow,
+    }
+}
+
+/// `A`: only a session that holds the worker can have listened on it. The sender is shown as the client it was, where
+/// that is one of this data thread's: an application recognises its own notifications by the process id it was given.
+fn on_notification(worker: &Worker, inner: &Inner, body: &[u8]) {
+    let (Some(holder), Some(sender)) = (&inner.holder, body.get(..4)) else {
+        return;
+    };
+    let sender = i32::from_be_bytes([sender[0], sender[1], sender[2], sender[3]]);
+    let client = worker
+        .pool
+        .upgrade()
+        .and_then(|p| p.thread.upgrade())
+        .and_then(|t| t.client_of(sender));
+    let mut frame = BytesMut::with_capacity(body.len() + 5);
+    frame.put_u8(b'A');
+    frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+    frame.put_i32(client.unwrap_or(sender));
+    frame.extend_from_slice(&body[4..]);
+    holder.push(frame.freeze());
+}
+
+/// `N`: to the session whose statement raised it. A server that says goodbye is taken at its word.
+fn on_notice(inner: &mut Inner, body: &[u8]) -> Result<Verdict, Gone> {
+    let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'N' }))?;
+    if matches!(fields.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN) {
+        return Err(Gone::Server(Some(Rc::new(fields))));
+    }
+    if fields.code == SqlState::WARNING && fields.routine.as_deref() == Some("SyncRepWaitForLSN") {
+        inner.unconfirmed = true;
+    }
+    Ok(match inner.script.addressee() {
+        Some(To::Client) => Verdict::Forward,
+        None if inner.pending.is_empty() && inner.holder.is_some() => Verdict::Forward,
+        _ => Verdict::Swallow,
+    })
+}
+
+/// The running request is over. True if the worker is to be offered.
+fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<bool, Gone> {
+    let Some(head) = inner.pending.pop_front() else {
+        return Err(Gone::Misfit(Misfit { tag: 'Z' }));
+    };
+    worker
+        .expected
+        .set(worker.expected.get().saturating_sub(head.expected));
+    let now = Instant::now();
+    if let Some(pool) = worker.pool.upgrade() {
+        pool.served(
+            head.purpose,
+            head.shape,
+            now.saturating_duration_since(inner.head_since),
+        );
+        if head.error {
+            pool.counters().server_errors.add(1);
+        }
+    }
+    inner.head_since = now;
+    let end = End::Done {
+        status,
+        error: head.error,
+        acks: head.acks,
+    };
+    match head.purpose {
+        Purpose::Shared => {
+            if let Some(slot) = head.slot {
+                slot.end(end);
+            }
+            // A known read cannot open a transaction; if one did all the same, nobody may stand behind it.
+            if status != b'I' {
+                return Err(Gone::Misfit(Misfit {
+                    tag: char::from(status),
+                }));
+            }
+            if inner.pending.is_empty() && worker.tickets.get() == 0 {
+                worker.state.set(State::Idle);
+                worker.idle_since.set(now);
+            }
+            Ok(true)
+        }
+        Purpose::Leased | Purpose::Internal => {
+            if let Some(slot) = head.slot {
+                slot.end(end);
+            }
+            Ok(false)
+        }
+        Purpose::Clean => {
+            if head.error || status != b'I' {
+                return Err(Gone::Closed("could not be cleaned"));
+            }
+            worker.state.set(State::Idle);
+            worker.idle_since.set(now);
+            Ok(true)
+        }
+    }
+}

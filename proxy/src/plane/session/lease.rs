@@ -7,29 +7,24 @@ mod feed;
 mod wait;
 
 use std::collections::{HashSet, VecDeque};
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
-use pgnet::sqlstate::SqlState;
 
 use super::super::card::Doing;
 use super::super::error::ServeError;
 use super::super::pool::Pool;
 use super::super::script::{Op, Step};
-use super::super::slot::End;
 use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
-use super::policy::{self, Decision, Transaction};
+use super::policy::Transaction;
 use super::shared::interner;
-use super::translate::{self, Ground};
-use super::unit::{HOLD_MAX, UnitError};
-use super::{Leave, Session, asker, io, killed, local, too_idle};
-use crate::classify::{Class, Kind, SetItem, Touches};
+use super::unit::HOLD_MAX;
+use super::{Leave, Session, asker, local};
+use crate::classify::{Class, Kind, Touches};
 
 /// Bytes for a server not yet written, above which the client is not read.
 const UNWRITTEN_MAX: usize = 1 << 20;

@@ -1,0 +1,266 @@
+//! Doors: from an accepted socket to a client on its home thread.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pgnet::client::Credential;
+use pgnet::stream::Stream;
+use tracing::warn;
+
+use super::super::Listener;
+use super::super::card::Card;
+use super::super::client::{Client, Door, Login, Peer};
+use super::super::session;
+use super::{Command, Thread, cancel_anywhere};
+
+pub(super) async fn accept(thread: Rc<Thread>, listener: Listener, door: Door) {
+    let listener = match Acceptor::new(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(%error, "Cannot listen");
+            return;
+        }
+    };
+    while !thread.shared.draining.load(Relaxed) {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = thread.changed.notified() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                tokio::task::spawn_local(welcome(thread.clone(), stream, door, peer));
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: give others time to end.
+                warn!(%error, "Accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// A listening socket on this thread's reactor.
+enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Acceptor {
+    fn new(listener: Listener) -> std::io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Tcp(tokio::net::TcpListener::from_std(listener)?)
+            }
+            Listener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Unix(tokio::net::UnixListener::from_std(listener)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> std::io::Result<(Stream, Peer)> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                (Stream::Tcp(stream), Peer::Tcp(address))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                (Stream::Unix(stream), Peer::Unix)
+            }
+        })
+    }
+}
+
+/// From the first byte of a connection to its session.
+pub(super) async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer: Peer) {
+    let login = thread.shared.doorman.login(stream, door, peer).await;
+    match login {
+        Login::Closed => {}
+        Login::Cancel {
+            process_id,
+            key,
+            stream,
+        } => {
+            let shared = thread.shared.clone();
+            drop(thread);
+            cancel_anywhere(&shared, process_id, key).await;
+            drop(stream);
+        }
+        Login::Pseudo(client) => thread.shared.doorman.pseudo(client).await,
+        Login::Client(client) => {
+            thread.counters.logins.add(1);
+            let home = thread.shared.place(&client.database, &client.user);
+            if home == thread.index {
+                serve(thread, client).await;
+            } else if let Some(threads) = thread.shared.threads.get() {
+                match take_off(*client) {
+                    Ok(traveller) => drop(threads[home].send(Command::Admit(Box::new(traveller)))),
+                    Err(client) => serve(thread.clone(), client).await,
+                }
+            }
+        }
+    }
+}
+
+/// Takes a client's socket off this thread's reactor, so that its home thread can put it on its own. A TLS session cannot
+/// be taken apart: such a client is served where it was accepted.
+pub(super) fn take_off(client: Client) -> Result<Traveller, Box<Client>> {
+    let Client {
+        stream,
+        database,
+        user,
+        parameters,
+        credential,
+        door,
+        peer,
+        protocol,
+        admin,
+        seat,
+    } = client;
+    let (carried, stream) = match stream {
+        Stream::Tcp(stream) => (stream.into_std().ok().map(Carried::Tcp), None),
+        Stream::Unix(stream) => (stream.into_std().ok().map(Carried::Unix), None),
+        other => (None, Some(other)),
+    };
+    match (carried, stream) {
+        (Some(socket), _) => Ok(Traveller {
+            socket,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        }),
+        (None, Some(stream)) => Err(Box::new(Client {
+            stream,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        })),
+        (None, None) => Ok(Traveller {
+            socket: Carried::Lost,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        }),
+    }
+}
+
+/// A client's socket on no reactor.
+enum Carried {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+    Lost,
+}
+
+/// A client between two data threads.
+pub(in crate::plane) struct Traveller {
+    socket: Carried,
+    database: Arc<str>,
+    user: Arc<str>,
+    parameters: Vec<(String, String)>,
+    credential: Credential,
+    door: Door,
+    peer: Peer,
+    protocol: pgnet::startup::ProtocolVersion,
+    admin: bool,
+    seat: Option<Box<dyn std::any::Any + Send>>,
+}
+
+impl Traveller {
+    pub(super) fn arrive(self) -> Option<Client> {
+        let Self {
+            socket,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        } = self;
+        let stream = match socket {
+            Carried::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream).ok()?),
+            Carried::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream).ok()?),
+            Carried::Lost => return None,
+        };
+        Some(Client {
+            stream,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        })
+    }
+}
+
+pub(super) async fn serve(thread: Rc<Thread>, client: Box<Client>) {
+    let admin = client.admin;
+    let maximum = thread.config().limits.max_clients as usize;
+    let before = thread.shared.clients.fetch_add(1, Relaxed);
+    thread.shared.load[thread.index].fetch_add(1, Relaxed);
+    thread.counters.clients.add(1);
+    let mut present = Present {
+        thread: thread.clone(),
+        id: None,
+    };
+    let mut secret = [0u8; 32];
+    let _ = getrandom::fill(&mut secret);
+    let card = thread.register(|id| {
+        Rc::new(Card::new(
+            id,
+            thread.next_serial(),
+            thread.shared.proxy_id,
+            secret,
+            &client,
+        ))
+    });
+    present.id = Some(card.id);
+    let full = before >= maximum && !admin;
+    session::run(thread.clone(), card.clone(), client, full).await;
+}
+
+/// A client among those of its thread, until dropped.
+struct Present {
+    thread: Rc<Thread>,
+    id: Option<u32>,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.thread.cards.borrow_mut().remove(&id);
+        }
+        self.thread.counters.clients.sub(1);
+        self.thread.shared.load[self.thread.index].fetch_sub(1, Relaxed);
+        self.thread.shared.clients.fetch_sub(1, Relaxed);
+    }
+}

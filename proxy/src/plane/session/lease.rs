@@ -375,7 +375,6 @@ impl Session {
     }
 }
 
-
 /// How the worker was lost.
 struct Loss {
     said: Option<Rc<ErrorFields>>,
@@ -398,8 +397,5 @@ impl From<Leave> for Refused {
     }
 }
 
-
-
 /// Longest a query of ours on a leased worker may take.
 pub(super) const INTERNAL_MAX: Duration = Duration::from_secs(30);
-

@@ -7,8 +7,8 @@ use std::time::Instant;
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::sqlstate::SqlState;
 
-use super::super::super::card::Doing;
 use super::super::super::cancel;
+use super::super::super::card::Doing;
 use super::super::super::slot::End;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};

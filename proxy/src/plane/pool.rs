@@ -206,7 +206,7 @@ impl Pool {
     fn climb(&self, now: Instant) {
         let mut climb = self.climb.borrow_mut();
         climb.served += 1;
-        if climb.served % 64 != 0 {
+        if !climb.served.is_multiple_of(64) {
             return;
         }
         let passed = now.saturating_duration_since(climb.since);

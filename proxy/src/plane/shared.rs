@@ -69,20 +69,36 @@ impl Shared {
     }
 }
 
-/// How many workers each server, database and user has over all threads.
+/// How many workers each server, database and user has over all threads, and each server in all.
 #[derive(Default)]
-pub(super) struct Budget(Mutex<HashMap<(String, String, String), usize>>);
+pub(super) struct Budget(Mutex<Used>);
+
+#[derive(Default)]
+struct Used {
+    pools: HashMap<(String, String, String), usize>,
+    servers: HashMap<String, usize>,
+}
 
 impl Budget {
-    /// One more, if that does not exceed `max`.
-    pub(super) fn acquire(&self, server: &str, database: &str, user: &str, max: usize) -> bool {
+    /// One more, if that exceeds neither `max` for the pool nor `per_server` (0: no limit) for the server.
+    pub(super) fn acquire(
+        &self,
+        server: &str,
+        database: &str,
+        user: &str,
+        max: usize,
+        per_server: usize,
+    ) -> bool {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = used
+        let on_server = used.servers.get(server).copied().unwrap_or(0);
+        let pool = used
+            .pools
             .entry((server.to_owned(), database.to_owned(), user.to_owned()))
             .or_default();
-        let allowed = *used < max;
+        let allowed = *pool < max && (per_server == 0 || on_server < per_server);
         if allowed {
-            *used += 1;
+            *pool += 1;
+            *used.servers.entry(server.to_owned()).or_default() += 1;
         }
         allowed
     }
@@ -91,11 +107,32 @@ impl Budget {
     pub(super) fn release(&self, server: &str, database: &str, user: &str) {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (server.to_owned(), database.to_owned(), user.to_owned());
-        if let Some(count) = used.get_mut(&key) {
-            *count -= 1;
+        if let Some(count) = used.pools.get_mut(&key) {
+            *count = count.saturating_sub(1);
             if *count == 0 {
-                used.remove(&key);
+                used.pools.remove(&key);
             }
         }
+        if let Some(count) = used.servers.get_mut(server) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_never_gets_more_workers_than_its_share_however_many_pools_want_some() {
+        let budget = Budget::default();
+        assert!(budget.acquire("a", "d", "u", 2, 3));
+        assert!(budget.acquire("a", "d", "u", 2, 3));
+        assert!(!budget.acquire("a", "d", "u", 2, 3), "the pool has its maximum");
+        assert!(budget.acquire("a", "d", "v", 2, 3));
+        assert!(!budget.acquire("a", "e", "w", 2, 3), "the server has its share");
+        assert!(budget.acquire("b", "e", "w", 2, 3));
+        budget.release("a", "d", "u");
+        assert!(budget.acquire("a", "e", "w", 2, 3));
     }
 }

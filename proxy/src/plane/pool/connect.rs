@@ -8,12 +8,20 @@ use pgnet::startup::ProtocolVersion;
 use tracing::{debug, warn};
 
 use super::super::error::ServeError;
+use super::super::internal;
 use super::super::settings::Settings;
-use super::super::worker::Worker;
+use super::super::worker::{State, Worker};
 use super::Pool;
 
 /// Pause after the first failed attempt; doubled up to [`BACKOFF_MAX`].
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// How long a server has to say who it is.
+const IDENTITY_MAX: Duration = Duration::from_secs(5);
+/// Who are you: in recovery, of which cluster, on which timeline.
+const IDENTITY: &str = "select pg_catalog.pg_is_in_recovery(), \
+     (select system_identifier from pg_catalog.pg_control_system())::text, \
+     case when not pg_catalog.pg_is_in_recovery() then ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(\
+     pg_catalog.pg_current_wal_lsn()), 1, 8))::pg_catalog.bit(32)::pg_catalog.int4 end";
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 impl Pool {
@@ -31,10 +39,11 @@ impl Pool {
             return false;
         }
         let max = self.effective.borrow().max_workers as usize;
+        let per_server = thread.config().budget.per_server as usize;
         if !thread
             .shared
             .budget
-            .acquire(&self.server.name, &self.database, &self.user, max)
+            .acquire(&self.server.name, &self.database, &self.user, max, per_server)
         {
             return false;
         }
@@ -77,6 +86,9 @@ impl Pool {
                 let worker = Worker::start(thread.next_serial(), &self, established, base, retire_at);
                 debug!(worker = worker.id, server = %self.server.name, database = %self.database, user = %self.user, "Connected");
                 self.workers.borrow_mut().push(worker.clone());
+                if !self.is_who_it_should_be(&worker).await {
+                    return self.wrong_server(&worker);
+                }
                 self.greeted.notify_waiters();
                 self.offer(&worker);
                 thread.catalogs.refresh(&self);
@@ -96,6 +108,54 @@ impl Pool {
                 self.failed(error, base);
             }
         }
+    }
+
+    /// Asks the server who it is, before anything of a client is sent to it: one of another cluster, or a former master at
+    /// the master's address, never gets a statement (OPERATOR I1).
+    async fn is_who_it_should_be(&self, worker: &Rc<Worker>) -> bool {
+        let Some(expected) = &self.server.identity else {
+            return true;
+        };
+        worker.state.set(State::Leased);
+        let is_master = self.thread.upgrade().is_some_and(|t| {
+            t.topology()
+                .master
+                .as_ref()
+                .is_some_and(|m| m.name == self.server.name)
+        });
+        let asked = tokio::time::timeout(IDENTITY_MAX, internal::query(worker, IDENTITY.as_bytes())).await;
+        let right = match asked {
+            Ok(Ok(rows)) => {
+                let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+                let text = |n: usize| row.get(n).and_then(|v| v.as_deref()).map(String::from_utf8_lossy);
+                let same = text(1).is_none_or(|id| id == expected.system_identifier);
+                let writable = text(0).as_deref() == Some("f");
+                let timeline = text(2).and_then(|t| t.parse::<u32>().ok());
+                same && (!is_master || (writable && timeline.is_none_or(|t| t == expected.timeline)))
+            }
+            // A role that may not ask is served all the same; probes look, too.
+            Ok(Err(internal::Error::Server(_))) => true,
+            _ => false,
+        };
+        if right && worker.state.get() == State::Leased {
+            worker.state.set(State::Idle);
+        }
+        right
+    }
+
+    fn wrong_server(self: &Rc<Self>, worker: &Rc<Worker>) {
+        warn!(server = %self.server.name, "Not the server it should be: another cluster, another timeline, or not the master");
+        self.counters.connect_failures.add(1);
+        worker.state.set(State::Closed);
+        worker.close("not the server it should be");
+        let error = Rc::new(ServeError::Unreachable(
+            "it is not the server it should be".to_owned(),
+        ));
+        let (_, pause) = self.backoff.get();
+        self.backoff
+            .set((Some(Instant::now() + pause), (pause * 2).min(BACKOFF_MAX)));
+        *self.trouble.borrow_mut() = Some((worker.base.clone(), Instant::now(), error));
+        self.greeted.notify_waiters();
     }
 
     /// An attempt failed. What will not get better by waiting is told to everybody who waits.

@@ -317,7 +317,7 @@ impl Session {
         class.shape = shape;
         Ok(Batch {
             single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
-            executes_nothing: (executes == 0 && !obscure) || (executed.is_empty() && !obscure),
+            executes_nothing: executed.is_empty() && !obscure,
             lone_sync: total == LONE_SYNC,
             obscure,
             class,

@@ -306,7 +306,7 @@ fn finished<'a>(mut class: Class, words: impl Fn() -> Words<'a>) -> Class {
             class.set_config = Some(calls.into());
         }
     }
-    if class.kind == Kind::Ddl && class.touches.contains(Touches::TEMP) {
+    if class.kind == Kind::Ddl && class.touches.contains(Touches::TEMP) && !words().is("drop") {
         class.kind = Kind::CreateTemp {
             drops_at_commit: false,
         };

@@ -72,6 +72,8 @@ pub(super) struct Lease {
     returned: bool,
     /// BEGIN was written ahead of a simple Query: it needs a Sync behind it.
     begin_ahead: bool,
+    /// The ReadyForQuery of a RESET was kept back: it goes out behind the session's own ParameterStatus.
+    owes_ready: bool,
     /// A Sync is owed when the message under way has gone.
     owes_sync: bool,
     /// A statement under way may ask for CopyData.
@@ -125,6 +127,7 @@ impl Lease {
             cancelled: false,
             returned: false,
             begin_ahead: false,
+            owes_ready: false,
             owes_sync: false,
             expects_copy: false,
             materialized: HashSet::new(),
@@ -327,6 +330,18 @@ impl Session {
                 if lease.lost {
                     return self.mourn(lease).await;
                 }
+            }
+            if lease.owes_ready && lease.outstanding == 0 && self.card.slot.is_drained() {
+                if lease.is_quiet() {
+                    self.after_requests(lease).await?;
+                }
+                lease.worker.mute(false);
+                lease.owes_ready = false;
+                if lease.lost {
+                    return self.mourn_before_ready(lease).await;
+                }
+                pgnet::backend::ready_for_query(&mut self.out, lease.status);
+                self.flush().await?;
             }
             if lease.is_quiet() && self.card.slot.is_drained() {
                 self.after_requests(lease).await?;

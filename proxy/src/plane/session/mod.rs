@@ -250,12 +250,15 @@ impl Session {
                 Ok(())
             }
             Unit::Query { total } => {
-                let Some(text) = unit::query_text(&self.input[5..total]) else {
-                    self.input.advance(total);
-                    self.scan.taken();
-                    self.fail_open_transaction();
-                    self.answer(|out, status| local::error(out, &unit::invalid_string(), status));
-                    return Ok(());
+                let text = match unit::query_text(&self.input[5..total]) {
+                    Ok(text) => text,
+                    Err(fields) => {
+                        self.input.advance(total);
+                        self.scan.taken();
+                        self.fail_open_transaction();
+                        self.answer(|out, status| local::error(out, &fields, status));
+                        return Ok(());
+                    }
                 };
                 let class = self.classify(text);
                 self.names.drop_unnamed();

@@ -159,9 +159,7 @@ impl Session {
         let name = self.settings.get("application_name").unwrap_or_default();
         name.clone_into(&mut self.card.application_name.borrow_mut());
         if was_reset {
-            lease.worker.mute(false);
             self.report_reset(lease, &before);
-            self.flush().await?;
             // The worker went back to its own base, which need not be this session's.
             if !lease.lost && self.dress(lease).await.is_err() {
                 lease.lost = true;

@@ -17,21 +17,14 @@ pub(super) fn is_small(tag: u8) -> bool {
     matches!(tag, b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f')
 }
 
-/// The text of a Query's body; `None` where its zero byte is missing or not the last.
-pub(super) fn query_text(body: &[u8]) -> Option<&[u8]> {
-    match body.split_last() {
-        Some((0, text)) if !text.contains(&0) => Some(text),
-        _ => None,
+/// The text of a Query's body, or what the server says where its zero byte is missing or not the last.
+pub(super) fn query_text(body: &[u8]) -> Result<&[u8], ErrorFields> {
+    let wrong = |text: &str| ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, text);
+    match body.iter().position(|b| *b == 0) {
+        Some(end) if end + 1 == body.len() => Ok(&body[..end]),
+        Some(_) => Err(wrong("invalid message format")),
+        None => Err(wrong("invalid string in message")),
     }
-}
-
-/// What the server says to a Query without its zero byte.
-pub(super) fn invalid_string() -> ErrorFields {
-    ErrorFields::new(
-        Severity::Error,
-        SqlState::PROTOCOL_VIOLATION,
-        "invalid string in message",
-    )
 }
 
 /// What stands first in the input.

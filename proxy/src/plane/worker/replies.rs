@@ -132,6 +132,9 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                             deliver(worker, inner, io, &mut run);
                             pass(inner, error_frame(&unconfirmed()));
                         }
+                        if inner.mute && verdict_forwards(&verdict) {
+                            verdict = Verdict::Swallow;
+                        }
                         if status == b'T' && inner.strict && verdict_forwards(&verdict) {
                             verdict = Verdict::Swallow;
                             deliver(worker, inner, io, &mut run);

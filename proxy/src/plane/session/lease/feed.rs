@@ -164,19 +164,21 @@ impl Session {
 
     /// A complete simple Query. False: it has to wait.
     pub(super) async fn query(&mut self, lease: &mut Lease, total: usize) -> Result<bool, Leave> {
-        let Some(text) = unit::query_text(&self.input[5..total]) else {
-            self.input.advance(total);
-            let fields = unit::invalid_string();
-            let slot = self.card.slot.clone();
-            lease.worker.stream(&slot, |to| {
-                translate::fail(to, fields);
-                pgnet::frontend::sync(to.out());
-                to.step(Step::client(Op::Sync));
-            });
-            lease.worker.finish_batch();
-            self.names.request_ends();
-            lease.request_starts();
-            return Ok(true);
+        let text = match unit::query_text(&self.input[5..total]) {
+            Ok(text) => text,
+            Err(fields) => {
+                self.input.advance(total);
+                let slot = self.card.slot.clone();
+                lease.worker.stream(&slot, |to| {
+                    translate::fail(to, fields);
+                    pgnet::frontend::sync(to.out());
+                    to.step(Step::client(Op::Sync));
+                });
+                lease.worker.finish_batch();
+                self.names.request_ends();
+                lease.request_starts();
+                return Ok(true);
+            }
         };
         let class = self.classify(text);
         if lease.status == b'I'
@@ -199,7 +201,9 @@ impl Session {
         lease.expect(&class);
         let settings = &lease.open.effects.settings;
         if settings.all || !settings.reset.is_empty() {
+            // Its ParameterStatus and ReadyForQuery are ours: they depend on this session's settings, not on the worker's.
             lease.worker.mute(true);
+            lease.owes_ready = true;
         }
         self.note_sql(lease, &class.kind, total);
         lease.expects_copy = expects_copy(&class.kind);

@@ -213,6 +213,12 @@ impl Session {
         }
     }
 
+    /// The worker died before the client was told that its RESET is done.
+    pub(super) async fn mourn_before_ready(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        lease.outstanding = 1;
+        self.mourn(lease).await
+    }
+
     /// The worker died. What was asked of it is answered as lost; a transaction is failed until the client ends it.
     pub(super) async fn mourn(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         let loss = lease.loss.take();

@@ -1,4 +1,5 @@
 //! An operator that is no superuser (PostgreSQL 15 and later): the roles of `sql/` are enough for a failover and a switchover.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The program as it is run: exit codes, faults, signals, the ports, a manifest that changes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

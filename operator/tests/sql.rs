@@ -1,4 +1,5 @@
 //! The files of `sql/` on a real server: each twice, then what they promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

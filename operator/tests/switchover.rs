@@ -1,4 +1,5 @@
 //! Planned switchover on real clusters.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

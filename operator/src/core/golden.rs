@@ -27,8 +27,11 @@ const STEPS: [Step; 18] = [
     Step::Aborting,
 ];
 
+/// Makes something the case.
+type Change = fn(&mut World);
+
 /// What may be the case while an operation is at a step. The master was `a`, the target is `b`, the third is `c`.
-const SITUATIONS: [(&str, fn(&mut World)); 13] = [
+const SITUATIONS: [(&str, Change); 13] = [
     ("all well", |_| {}),
     ("a down", |world| world.kill("a")),
     ("a silent", |world| {

@@ -36,7 +36,8 @@ async fn every_file_may_be_run_twice_and_the_schema_is_a_least_privilege_operato
     for file in FILES.iter().chain(&FILES) {
         admin.query(file).await.unwrap();
     }
-    let logins = "create role op login replication in role pgstmtpool_operator;
+    let logins = "set password_encryption = 'scram-sha-256';
+        create role op login replication in role pgstmtpool_operator;
         create role lookup login in role pgstmtpool_proxy;
         create role nobody login;
         create role app login password 'secret';

@@ -39,6 +39,16 @@ impl Core {
             })
     }
 
+    /// Whether a running master comes back as a standby of `master` when it restarts.
+    pub(super) fn will_return(&self, sample: &Sample, name: &str, master: &str) -> bool {
+        // Version 12 shows the setting that is in force, not the one that will be: our own word must do.
+        let told = || {
+            let tried = self.view.tried(name, ActKind::MakeStandby);
+            sample.version < 130_000 && tried.is_some_and(|tried| tried.error.is_none())
+        };
+        sample.standby_signal && (self.points_at(sample, name, master) || told())
+    }
+
     /// What this server needs.
     pub(super) fn need(&self, master: &Master, name: &str) -> Need {
         let Some(sample) = self.sample(name) else {
@@ -285,9 +295,9 @@ impl Core {
                 now,
             ),
             Need::Demote => {
-                let ready = self.sample(name).is_some_and(|sample| {
-                    sample.standby_signal && self.points_at(sample, name, &master.name)
-                });
+                let ready = self
+                    .sample(name)
+                    .is_some_and(|sample| self.will_return(sample, name, &master.name));
                 let act = if ready {
                     Act::Stop { server }
                 } else {

@@ -267,7 +267,7 @@ impl Core {
         let fresh = self.view.server(&op.from).fresh(began).is_some()
             && self.view.server(&target).fresh(began).is_some();
         let mut acts = Vec::new();
-        let will_return = old.standby_signal && self.points_at(old, &op.from, &target);
+        let will_return = self.will_return(old, &op.from, &target);
         if !will_return {
             self.push(
                 &mut acts,

@@ -74,10 +74,12 @@ fn template() -> &'static Path {
         let data = folder.join("data");
         sh(&format!("{}{} -A trust -U postgres -N -D {} >/dev/null", as_owner(), binary("initdb"), data.display()));
         let settings = "fsync = off\nwal_log_hints = on\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\
-                        wal_keep_size = 64MB\n\
+                        \
                         shared_buffers = 16MB\nlog_min_messages = warning\n";
+        let version = fs::read_to_string(data.join("PG_VERSION")).unwrap();
+        let keep = if version.trim() == "12" { "wal_keep_segments = 4\n" } else { "wal_keep_size = 64MB\n" };
         let conf = data.join("postgresql.conf");
-        fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings).unwrap();
+        fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings + keep).unwrap();
         data
     })
 }

@@ -70,6 +70,7 @@ pub fn sh(script: &str) -> String {
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
+        sweep();
         let folder = scratch("template");
         let data = folder.join("data");
         sh(&format!("{}{} -A trust -U postgres -N -D {} >/dev/null", as_owner(), binary("initdb"), data.display()));
@@ -82,6 +83,19 @@ fn template() -> &'static Path {
         fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings + keep).unwrap();
         data
     })
+}
+
+/// Removes what test programs left that are no more: a template lives as long as its program.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix("pgstmtpool-operator-")
+            .and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn scratch(name: &str) -> PathBuf {

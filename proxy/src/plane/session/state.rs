@@ -175,15 +175,22 @@ impl Session {
         };
         for (name, value) in greeting.iter() {
             let key = String::from_utf8_lossy(name).to_ascii_lowercase();
-            let (old, new) = (before.get(&key), self.settings.get(&key));
-            if old == new {
-                continue;
-            }
-            let value = if key == "application_name" {
-                new.unwrap_or_default().as_bytes()
+            // The greeting knows what holds where the session sets nothing, but for the application's name, which is its own.
+            let usual = if key == "application_name" {
+                b""
             } else {
                 &value[..]
             };
+            let shown = |settings: &Settings| {
+                settings
+                    .get(&key)
+                    .map_or(usual.to_vec(), |v| v.as_bytes().to_vec())
+            };
+            let new = shown(&self.settings);
+            if shown(before) == new {
+                continue;
+            }
+            let value = &new[..];
             pgnet::backend::parameter_status(&mut self.out, name, value);
         }
     }

@@ -354,7 +354,9 @@ impl Pool {
                 if mine && w.state.get() == State::Shared {
                     w.reserved.set(true);
                 }
-                mine && matches!(w.state.get(), State::Cleaning | State::Shared)
+                // Leased and held by no session: the proxy itself is reading the catalog there.
+                mine && (matches!(w.state.get(), State::Cleaning | State::Shared)
+                    || (w.state.get() == State::Leased && !w.is_held()))
             });
             if !busy {
                 return;

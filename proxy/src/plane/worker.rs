@@ -358,6 +358,11 @@ impl Worker {
         self.inner.borrow_mut().strict = strict;
     }
 
+    /// Whether a session holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.inner.borrow().holder.is_some()
+    }
+
     /// Whether ParameterStatus is kept from the holder.
     pub(super) fn mute(&self, mute: bool) {
         self.inner.borrow_mut().mute = mute;

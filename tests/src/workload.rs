@@ -40,7 +40,7 @@ pub struct Tally {
 pub struct SetTest {
     stop: Arc<AtomicBool>,
     tally: Arc<Tally>,
-    threads: Vec<JoinHandle<Vec<(i64, Told)>>>,
+    threads: Vec<JoinHandle<Vec<(i64, Told, Instant)>>>,
 }
 
 /// What reading back showed.
@@ -48,8 +48,8 @@ pub struct SetTest {
 pub struct SetVerdict {
     /// Inserts that were acknowledged.
     pub acknowledged: usize,
-    /// Acknowledged, but not there.
-    pub lost: Vec<i64>,
+    /// Acknowledged, but not there; with the time of the acknowledgement.
+    pub lost: Vec<(i64, Instant)>,
     /// There, though nobody can have inserted them.
     pub phantoms: Vec<i64>,
     /// There more than once.
@@ -131,7 +131,7 @@ impl SetTest {
     /// Stops all clients and compares what they were told with what is in the table of `master`.
     pub fn finish(self, master: &crate::Server) -> SetVerdict {
         self.stop.store(true, Ordering::Relaxed);
-        let told: Vec<(i64, Told)> = self
+        let told: Vec<(i64, Told, Instant)> = self
             .threads
             .into_iter()
             .flat_map(|t| t.join().expect("a client of the set test"))
@@ -147,18 +147,18 @@ impl SetTest {
     }
 }
 
-fn judge(told: &[(i64, Told)], found: &[i64]) -> SetVerdict {
+fn judge(told: &[(i64, Told, Instant)], found: &[i64]) -> SetVerdict {
     let mut verdict = SetVerdict::default();
     let mut seen = BTreeSet::new();
     verdict.duplicates = found.iter().copied().filter(|n| !seen.insert(*n)).collect();
     let mut known = BTreeSet::new();
-    for (number, what) in told {
+    for (number, what, at) in told {
         known.insert(*number);
         match what {
             Told::Done => {
                 verdict.acknowledged += 1;
                 if !seen.contains(number) {
-                    verdict.lost.push(*number);
+                    verdict.lost.push((*number, *at));
                 }
             }
             Told::Failed if seen.contains(number) => verdict.resurrected.push(*number),
@@ -179,7 +179,7 @@ struct Client {
 }
 
 impl Client {
-    fn run(self, stop: &AtomicBool) -> Vec<(i64, Told)> {
+    fn run(self, stop: &AtomicBool) -> Vec<(i64, Told, Instant)> {
         let mut told = Vec::new();
         let mut connection: Option<Connection> = None;
         let mut number = i64::try_from(self.client).expect("few clients") * 1_000_000_000;
@@ -197,7 +197,7 @@ impl Client {
             let started = Instant::now();
             let result = open.query(&sql);
             if insert {
-                told.push((number, verdict_of(&result)));
+                told.push((number, verdict_of(&result), Instant::now()));
             }
             number += 1;
             match result {
@@ -261,6 +261,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_fault_is_found() {
+        let now = Instant::now();
         let told = [
             (1, Told::Done),
             (2, Told::Done),
@@ -268,8 +269,9 @@ mod tests {
             (4, Told::Unknown),
             (5, Told::Unknown),
         ];
+        let told = told.map(|(number, what)| (number, what, now));
         let verdict = judge(&told, &[1, 1, 3, 4, 9]);
-        assert_eq!(verdict.lost, [2]);
+        assert_eq!(verdict.lost, [(2, now)]);
         assert_eq!(verdict.duplicates, [1]);
         assert_eq!(verdict.resurrected, [3]);
         assert_eq!(verdict.phantoms, [9]);

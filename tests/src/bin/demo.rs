@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// What one event cost the clients.
 struct Cost {
     event: String,
+    began: Instant,
     took: Duration,
     errors: u64,
     longest: Duration,
@@ -137,6 +138,7 @@ impl Demo {
         work.wait_progress(200, LIMIT);
         self.costs.push(Cost {
             event: format!("{name} ({what})"),
+            began: started,
             took,
             errors: tally.errors.load(Ordering::Relaxed) - errors,
             longest: Duration::from_micros(tally.longest_us.load(Ordering::Relaxed)),
@@ -194,22 +196,26 @@ impl Demo {
     }
 
     fn summary(&self, verdict: &pgstmtpool_tests::SetVerdict) -> bool {
-        println!(
-            "\n{:<44} {:>9} {:>8} {:>20}",
-            "event", "took", "errors", "longest statement"
+        let head = (
+            "event",
+            "took",
+            "errors",
+            "longest statement",
+            "acknowledged writes lost",
         );
-        for cost in &self.costs {
-            let (took, longest) = (cost.took.as_secs_f64(), cost.longest.as_secs_f64());
-            println!(
-                "{:<44} {took:>7.2} s {:>8} {longest:>18.2} s",
-                cost.event, cost.errors
-            );
-        }
         println!(
-            "\nwrites: {} acknowledged, {} lost, {} with unknown outcome",
-            verdict.acknowledged,
-            verdict.lost.len(),
-            verdict.unknown
+            "\n{:<52} {:>8} {:>7} {:>18} {:>25}",
+            head.0, head.1, head.2, head.3, head.4
+        );
+        for (n, cost) in self.costs.iter().enumerate() {
+            let (took, longest) = (cost.took.as_secs_f64(), cost.longest.as_secs_f64());
+            let (event, errors, lost) = (&cost.event, cost.errors, self.lost_in(n, verdict));
+            println!("{event:<52} {took:>6.2} s {errors:>7} {longest:>16.2} s {lost:>25}");
+        }
+        let (done, unknown) = (verdict.acknowledged, verdict.unknown);
+        println!(
+            "\n{done} writes acknowledged, {} lost, {unknown} with unknown outcome",
+            verdict.lost.len()
         );
         if !verdict.is_clean() {
             println!("NOT CLEAN: {verdict:?}");
@@ -218,6 +224,18 @@ impl Demo {
             println!("  {times} x {error}");
         }
         verdict.is_clean()
+    }
+
+    /// Lost writes that were acknowledged before the end of the `n`-th event, and after the end of the one before it.
+    fn lost_in(&self, n: usize, verdict: &pgstmtpool_tests::SetVerdict) -> usize {
+        let end = |cost: &Cost| cost.began + cost.took;
+        let event_of = |at: &Instant| {
+            self.costs
+                .iter()
+                .position(|cost| *at <= end(cost))
+                .unwrap_or(self.costs.len() - 1)
+        };
+        verdict.lost.iter().filter(|(_, at)| event_of(at) == n).count()
     }
 
     fn leave_running(&self) {

@@ -18,7 +18,7 @@ pub(super) async fn cancel(card: &Rc<Card>) {
         card.cancel_wait();
         return;
     };
-    if card.shares(&worker) {
+    if card.shares() {
         match worker.position(&card.slot) {
             Some(0) => {}
             Some(_) => {

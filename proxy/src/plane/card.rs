@@ -133,8 +133,8 @@ impl Card {
         *self.worker.borrow_mut() = worker.map_or_else(Weak::new, Rc::downgrade);
     }
 
-    /// Its request is in the shared queue of this worker.
-    pub(super) fn shares(&self, _worker: &Worker) -> bool {
+    /// Its request is in a shared queue.
+    pub(super) fn shares(&self) -> bool {
         self.doing.get() == Doing::Shared
     }
 

@@ -135,9 +135,6 @@ impl Lease {
         }
     }
 
-    /// The client is gone: dropping the lease ends and cleans what it left.
-    pub(super) fn vanish(&mut self) {}
-
     /// Nothing owed, nothing half sent, idle.
     fn is_quiet(&self) -> bool {
         self.outstanding == 0 && self.raw == 0 && self.drop == 0 && self.worker.is_quiet()

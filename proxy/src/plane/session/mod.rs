@@ -157,9 +157,7 @@ impl Session {
     async fn serve(&mut self) -> Result<(), Leave> {
         loop {
             if let Some(mut lease) = self.pinned.take() {
-                Box::pin(self.run_lease(&mut lease))
-                    .await
-                    .inspect_err(|_| lease.vanish())?;
+                Box::pin(self.run_lease(&mut lease)).await?;
                 self.settle_lease(lease);
                 continue;
             }
@@ -456,9 +454,8 @@ impl Session {
 
     /// The session ends: tells the client if there is something to tell, gives back what it holds.
     async fn leave(mut self: Box<Self>, leave: Leave) {
-        if let Some(mut lease) = self.pinned.take() {
-            lease.vanish();
-        }
+        // Dropping it ends and cleans what it left on its worker.
+        drop(self.pinned.take());
         if let Some((_, pool)) = self.master.take() {
             pool.clients.set(pool.clients.get().saturating_sub(1));
         }

@@ -67,6 +67,9 @@ impl Drop for Place<'_> {
                 self.pool.give_back(&worker, false);
             } else {
                 worker.tickets.set(worker.tickets.get() - 1);
+                if worker.state.get() == State::Shared && worker.depth() == 0 {
+                    worker.state.set(State::Idle);
+                }
                 self.pool.offer(&worker);
             }
         }

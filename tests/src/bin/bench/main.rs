@@ -67,6 +67,8 @@ fn main() {
         peers.iter().map(Peer::title).collect::<Vec<_>>().join(", ")
     );
     let workloads = workloads::chosen(&world, &options.workloads, options.quick);
+    // First of all: memory that a load has left behind would hide what idle clients cost.
+    let idle = idle::measure(&peers, options.quick, &options.workloads);
     let mut samples = Samples::new();
     for round in 1..=rounds {
         for workload in &workloads {
@@ -79,7 +81,6 @@ fn main() {
             );
         }
     }
-    let idle = idle::measure(&peers, options.quick, &options.workloads);
     let report = report::Report {
         rounds,
         seconds,

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::{Address, Connection};
-use pgstmtpool_tests::{Cluster, DEADLINE, Manifest, Process, Proxy, World, free_port, wait_for};
+use pgstmtpool_tests::{Cluster, Manifest, Process, Proxy, World, free_port};
 
 use crate::workloads::Workload;
 
@@ -26,14 +27,24 @@ pub(crate) struct Peer {
     session_database: Option<&'static str>,
     /// How many clients it takes at most.
     clients_max: usize,
-    _running: Running,
+    running: Running,
 }
 
 #[derive(Debug)]
 enum Running {
     Nothing,
-    Process(#[allow(dead_code, reason = "kept alive")] Process),
-    Proxy(#[allow(dead_code, reason = "kept alive")] Box<Proxy>),
+    Process(Process),
+    Proxy(Box<Proxy>),
+}
+
+impl Running {
+    fn log_tail(&self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Process(process) => process.log_tail(10),
+            Self::Proxy(proxy) => proxy.process.log_tail(10),
+        }
+    }
 }
 
 impl Peer {
@@ -84,15 +95,26 @@ pub(crate) fn start(world: &Arc<World>, cluster: &Cluster, chosen: &str) -> Vec<
             None => println!("{name} is not installed: left out"),
         }
     }
-    for peer in &peers {
-        let what = format!("{} to answer", peer.name);
-        wait_for(&what, DEADLINE, || {
-            let mut connection =
-                Connection::open(&peer.address(), "bench", "bench").map_err(|e| e.to_string())?;
-            connection.query("select 1").map_err(|e| e.to_string())
-        });
-    }
+    peers.retain_mut(answers);
     peers
+}
+
+/// Waits until a peer serves; one that does not is left out, with what it said.
+fn answers(peer: &mut Peer) -> bool {
+    let started = Instant::now();
+    loop {
+        let open = Connection::open(&peer.address(), "bench", "bench");
+        let fault = match open.and_then(|mut connection| connection.query("select 1")) {
+            Ok(_) => return true,
+            Err(fault) => fault,
+        };
+        if started.elapsed() > Duration::from_secs(15) {
+            let log = peer.running.log_tail();
+            println!("{} does not answer ({fault}), left out:\n{log}", peer.name);
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 type Maker = fn(&Arc<World>, &Cluster) -> Option<Peer>;
@@ -105,8 +127,8 @@ fn direct(world: &Arc<World>, cluster: &Cluster) -> Peer {
         pid: None,
         folder: world.path().join("direct"),
         session_database: None,
-        clients_max: 1000,
-        _running: Running::Nothing,
+        clients_max: 500,
+        running: Running::Nothing,
     }
 }
 
@@ -131,7 +153,7 @@ fn proxy(world: &Arc<World>, cluster: &Cluster) -> Peer {
         folder: world.path().join("proxy"),
         session_database: None,
         clients_max: 10_000,
-        _running: Running::Proxy(Box::new(proxy)),
+        running: Running::Proxy(Box::new(proxy)),
     }
 }
 
@@ -166,7 +188,7 @@ fn pgbouncer(world: &Arc<World>, cluster: &Cluster) -> Option<Peer> {
         folder: world.path().join("pgbouncer"),
         session_database: old.then_some("bench_session"),
         clients_max: 10_000,
-        _running: Running::Process(process),
+        running: Running::Process(process),
     })
 }
 
@@ -188,8 +210,8 @@ fn haproxy(world: &Arc<World>, cluster: &Cluster) -> Option<Peer> {
         pid: Some(process.pid()),
         folder: world.path().join("haproxy"),
         session_database: None,
-        clients_max: 1000,
-        _running: Running::Process(process),
+        clients_max: 500,
+        running: Running::Process(process),
     })
 }
 
@@ -202,7 +224,7 @@ fn pgpool(world: &Arc<World>, cluster: &Cluster) -> Option<Peer> {
         "listen_addresses = '127.0.0.1'\nport = {port}\npcp_port = {pcp}\nunix_socket_directories = '{0}'\n\
          pcp_socket_dir = '{0}'\nlogdir = '{0}'\npid_file_name = '{0}/pgpool.pid'\n\
          backend_clustering_mode = 'raw'\nbackend_hostname0 = '127.0.0.1'\nbackend_port0 = {1}\n\
-         num_init_children = 34\nmax_pool = 1\nconnection_cache = on\nenable_pool_hba = off\n\
+         num_init_children = 34\nmax_pool = 1\nconnection_cache = on\nenable_pool_hba = off\npool_passwd = ''\n\
          process_management_mode = static\n",
         folder.display(),
         cluster.master().port
@@ -227,7 +249,7 @@ fn pgpool(world: &Arc<World>, cluster: &Cluster) -> Option<Peer> {
         folder: world.path().join("pgpool"),
         session_database: None,
         clients_max: 32,
-        _running: Running::Process(process),
+        running: Running::Process(process),
     })
 }
 

@@ -436,10 +436,9 @@ async fn pc11_unasked_messages_are_queued_and_bounded() {
         MESSAGES_MAX + 5
     );
     connection.query(&flood).await.unwrap();
-    assert_eq!(
-        (connection.messages_lost(), connection.messages().len()),
-        (5, MESSAGES_MAX)
-    );
+    // A server may have something of its own to say meanwhile: at least the five that found no room are counted as lost.
+    assert_eq!(connection.messages().len(), MESSAGES_MAX);
+    assert!(connection.messages_lost() >= 5);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Huge rows, huge queries and slow readers cost bounded memory, and others are served meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::{Connection, encode};
@@ -17,24 +18,33 @@ fn stage(name: &str, timeouts: &str) -> Stage {
 fn growth<T>(stage: &Stage, act: impl FnOnce() -> T) -> (T, u64) {
     let pid = stage.proxy.process.pid();
     let before = resident_bytes(pid);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let mut peak = before;
-    let result = std::thread::scope(|scope| {
+    let stop = AtomicBool::new(false);
+    let (result, peak) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            let mut peak = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut peak = before;
+            while !stop.load(Ordering::Relaxed) {
                 peak = peak.max(resident_bytes(pid));
                 std::thread::sleep(Duration::from_millis(5));
             }
             peak
         });
-        let result = act();
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        peak = peak.max(watcher.join().unwrap());
-        result
+        let result = {
+            let _stops = Stops(&stop);
+            act()
+        };
+        (result, watcher.join().unwrap())
     });
     println!("grew by {} KiB", (peak - before) / 1024);
     (result, peak - before)
+}
+
+/// Stops the watcher, also when what it watches panics: else the scope would wait for it for ever.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -36,8 +36,8 @@ fn workers_are_sized_by_the_number_of_clients_without_a_plateau() {
             10 * SECOND,
             || {
                 let seen = stage.servers_of_app();
-                // One more may stand there: the proxy's own look-ups run through the pool.
-                if (expected..=expected + 1).contains(&seen) {
+                // So many are kept open at least; a burst, and the proxy's own look-ups, may have started a few more.
+                if (expected..=expected + 3).contains(&seen) {
                     Ok(())
                 } else {
                     Err(format!("{seen} workers"))

@@ -31,6 +31,9 @@ const UNWRITTEN_MAX: usize = 1 << 20;
 /// Bytes of a client not yet dealt with, above which it is not read.
 const INPUT_MAX: usize = HOLD_MAX + (64 << 10);
 
+/// Why a worker is closed whose session loaded a library, seeded random(), and the like.
+const STICKY_LEFT: &str = "a session left state behind that cannot be cleaned";
+
 /// What becomes true when a request has succeeded.
 #[derive(Default)]
 struct After {
@@ -89,6 +92,9 @@ impl Drop for Lease {
             if self.raw > 0 {
                 // The server waits for the rest of a message nobody has.
                 self.worker.close("its client left in the middle of a message");
+            }
+            if self.sticky.is_some() {
+                self.worker.close(STICKY_LEFT);
             }
             self.pool.abandon(&self.worker);
         }

@@ -9,10 +9,11 @@ use super::card::Card;
 use super::worker::Worker;
 
 /// How long the server has to take a CancelRequest. The fence ends with the cancel's EOF or with the worker.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Cancels what this client runs now.
 pub(super) async fn cancel(card: &Rc<Card>) {
+    card.cancelled.set(true);
     let Some(worker) = card.worker() else {
         // Not on a server: it waits for a worker, or nothing runs. A wait ends at once; an idle session forgets it.
         card.cancel_wait();
@@ -51,9 +52,10 @@ pub(super) async fn on_server(worker: &Rc<Worker>) {
     .await;
     worker.fences.set(worker.fences.get() - 1);
     if let Err(error) = sent {
-        // Whether the signal is still on its way is unknown: nobody else may get this worker.
+        // Whether the signal is still on its way is unknown, and a server that does not take a cancel will hardly answer
+        // the statement: nobody else may get this worker, and whoever waits for it is told.
         debug!(worker = worker.id, %error, "A CancelRequest did not reach the server");
-        worker.condemn();
+        worker.close("its server does not take a cancel");
     }
     if let Some(pool) = worker.pool.upgrade() {
         worker.fence_ended(&pool);

@@ -383,12 +383,6 @@ impl Worker {
         }
     }
 
-    /// Nobody else may get it: closed as soon as it is free.
-    pub(super) fn condemn(&self) {
-        self.condemned.set(true);
-        self.reserved.set(true);
-    }
-
     /// A cancel has been carried out: the worker may be offered again, if nothing else is in the way.
     pub(super) fn fence_ended(self: &Rc<Self>, pool: &Rc<Pool>) {
         if self.fences.get() == 0 && self.state.get() == State::Idle {

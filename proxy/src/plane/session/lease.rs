@@ -77,6 +77,8 @@ pub(super) struct Lease {
     begin_ahead: bool,
     /// The ReadyForQuery of a RESET was kept back: it goes out behind the session's own ParameterStatus.
     owes_ready: bool,
+    /// The server does not read as fast as the client writes: feeding waits until it has caught up.
+    throttled: bool,
     /// A Sync is owed when the message under way has gone.
     owes_sync: bool,
     /// A statement under way may ask for CopyData.
@@ -134,6 +136,7 @@ impl Lease {
             returned: false,
             begin_ahead: false,
             owes_ready: false,
+            throttled: false,
             owes_sync: false,
             expects_copy: false,
             materialized: HashSet::new(),
@@ -150,8 +153,7 @@ impl Lease {
     fn give_back(mut self) {
         self.returned = true;
         if self.sticky.is_some() {
-            self.worker
-                .close("a session left state behind that cannot be cleaned");
+            self.worker.close(STICKY_LEFT);
         }
         self.pool.give_back(&self.worker, self.dirty);
     }

@@ -238,7 +238,7 @@ impl Session {
                 )
                 .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
                 self.discard(total).await?;
-                if tag == b'Q' {
+                if matches!(tag, b'Q' | b'F') {
                     self.answer(|out, status| local::error(out, &fields, status));
                 } else {
                     // The rest of the batch is skipped as after any error.

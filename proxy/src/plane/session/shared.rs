@@ -42,6 +42,7 @@ impl Session {
             let end = self.await_shared().await?;
             self.card.set_worker(None);
             match end {
+                End::Repeat if self.card.cancelled.get() => break End::Cancelled,
                 End::Repeat if repeats < REPEATS_MAX => {
                     repeats += 1;
                     self.thread.counters.repeats.add(1);
@@ -214,7 +215,11 @@ impl Session {
             .unwrap_or(Duration::from_secs(3600));
         let result = poll_fn(|cx| {
             loop {
+                let before = self.thread.counters.bytes_out.read();
                 let delivered = self.poll_deliver(cx);
+                if self.thread.counters.bytes_out.read() != before {
+                    stuck = None;
+                }
                 if let Poll::Ready(Err(leave)) = delivered {
                     return Poll::Ready(Err(leave));
                 }

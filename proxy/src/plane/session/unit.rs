@@ -40,7 +40,7 @@ pub(super) enum Unit {
     Terminate,
     /// CopyData and the like outside COPY: the server would drop it too.
     Stray { total: usize },
-    /// A Query or Parse over `limits.maxQuerySize`.
+    /// A Query, Parse, Bind or FunctionCall over `limits.maxQuerySize`.
     TooLarge { tag: u8, total: usize },
 }
 
@@ -84,7 +84,7 @@ impl Scan {
             if !known {
                 return Err(UnitError::Tag(header.tag));
             }
-            if matches!(header.tag, b'Q' | b'P') && total > query_max && first {
+            if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > query_max && first {
                 return Ok(Some(Unit::TooLarge {
                     tag: header.tag,
                     total,

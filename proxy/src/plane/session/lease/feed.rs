@@ -19,7 +19,8 @@ impl Session {
     pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         loop {
             self.absorb(lease);
-            if lease.lost || lease.leave || lease.worker.unwritten() > UNWRITTEN_MAX {
+            lease.throttled = lease.worker.unwritten() > UNWRITTEN_MAX;
+            if lease.lost || lease.leave || lease.throttled {
                 return Ok(());
             }
             if lease.drop > 0 || lease.raw > 0 {
@@ -54,7 +55,8 @@ impl Session {
             if !complete && total <= HOLD_MAX {
                 return Ok(());
             }
-            if matches!(header.tag, b'Q' | b'P') && total > self.effective.limits.max_query_size {
+            if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > self.effective.limits.max_query_size
+            {
                 self.too_large(lease, header.tag, total);
                 continue;
             }
@@ -104,7 +106,7 @@ impl Session {
         .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| translate::fail(to, fields));
-        if tag == b'Q' {
+        if matches!(tag, b'Q' | b'F') {
             lease.worker.stream(&slot, |to| {
                 pgnet::frontend::sync(to.out());
                 to.step(Step::client(Op::Sync));

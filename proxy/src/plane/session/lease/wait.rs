@@ -35,13 +35,17 @@ impl Session {
         });
         let (deadline, why) = self.patience(lease, idle);
         let slot = self.card.slot.clone();
+        let unsent = !slot.is_drained();
         let event = poll_fn(|cx| {
             let mut progress = false;
+            let before = self.thread.counters.bytes_out.read();
             let delivered = match self.poll_deliver(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(leave)) => return Poll::Ready(Err(leave)),
                 Poll::Pending => false,
             };
+            // The client's time to take its reply runs from when it stopped taking it.
+            progress |= !delivered && (!unsent || self.thread.counters.bytes_out.read() != before);
             progress |= self.absorb(lease);
             if let Some(leave) = killed(&self.card, idle && lease.status == b'I' && self.input.is_empty()) {
                 return Poll::Ready(Err(leave));
@@ -56,6 +60,11 @@ impl Session {
                     Poll::Ready(Err(leave)) => return Poll::Ready(Err(leave)),
                     Poll::Pending => {}
                 }
+            }
+            if lease.throttled && lease.worker.unwritten() <= UNWRITTEN_MAX {
+                // What is here already can go on, even when there is no room to read more.
+                lease.throttled = false;
+                progress = true;
             }
             if lease.worker.unwritten() > UNWRITTEN_MAX {
                 lease.worker.tell_when_written(cx.waker());

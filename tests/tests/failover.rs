@@ -164,6 +164,17 @@ impl Scene {
             let streaming = self
                 .server(&master)
                 .try_value("select count(*) from pg_stat_replication where state = 'streaming'")?;
+            // Until the master's own set of synchronous replicas is confirmed, the next failover would have to satisfy the set
+            // of the master before, too, and the one that just died counts there.
+            let status = self.status();
+            let pending = status.value("sync.pending").is_some_and(|set| !set.is_null());
+            let names = status
+                .value("sync.confirmed.names")
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            if pending || names.contains(&format!("\"{master}\"")) {
+                return Err(format!("synchronous replicas not settled\n{}", self.describe()));
+            }
             if streaming == "2" {
                 Ok(())
             } else {

@@ -59,6 +59,14 @@ impl Catalogs {
         }
     }
 
+    /// Whether there is a copy for this database.
+    pub(super) fn has(&self, database: &str) -> bool {
+        self.entries
+            .borrow()
+            .get(database)
+            .is_some_and(|e| e.catalog.is_some())
+    }
+
     /// Reads the catalog of this pool's database through one of its idle workers, if that is due.
     pub(super) fn refresh(&self, pool: &Rc<Pool>) {
         let mut entries = self.entries.borrow_mut();
@@ -73,6 +81,11 @@ impl Catalogs {
             return;
         }
         let Some(worker) = pool.take_clean_idle() else {
+            if entry.catalog.is_none() {
+                // Without a copy every statement has a worker to itself: one more is needed to get out of that.
+                drop(entries);
+                pool.start_another();
+            }
             return;
         };
         entry.loading = true;
@@ -116,7 +129,12 @@ impl Catalogs {
             return;
         };
         entry.loading = false;
-        entry.loaded = Some(Instant::now());
+        if catalog.is_none() && entry.catalog.is_some() {
+            // Reading failed: what is known stays believed, and is read again soon.
+            entry.loaded = None;
+            return;
+        }
+        entry.loaded = catalog.is_some().then(Instant::now);
         if entry.ddl == ddl {
             debug!(database, known = catalog.is_some(), "Catalog read");
             entry.catalog = catalog.map(Rc::new);

@@ -471,16 +471,21 @@ impl Pool {
         }
     }
 
+    /// One more worker, if the limits allow it.
+    pub(super) fn start_another(self: &Rc<Self>) {
+        if self.connecting.get() == 0
+            && let Some(base) = self.any_base()
+        {
+            self.start_worker(base);
+        }
+    }
+
     /// Startup settings of the workers most sessions use.
     fn any_base(&self) -> Option<Rc<Settings>> {
         if let Some(worker) = self.workers.borrow().first() {
             return Some(worker.base.clone());
         }
-        self.greetings
-            .borrow()
-            .values()
-            .next()
-            .map(|(settings, _)| settings.clone())
+        None
     }
 
     /// What a client with these startup settings is told, if it is known.

@@ -53,6 +53,9 @@ pub(super) struct Step {
     pub(super) to: To,
     /// With this step's `Z` the request is done.
     pub(super) last: bool,
+    /// A Query whose `Z` is kept back: a Sync stands behind it, and only that one's `Z` says that the request is over.
+    /// Were the first shown and the server lost before the second, the client would be answered twice.
+    pub(super) keeps_ready: bool,
 }
 
 impl Step {
@@ -61,6 +64,7 @@ impl Step {
             op,
             to: To::Client,
             last: false,
+            keeps_ready: false,
         }
     }
     pub(super) fn nobody(op: Op) -> Self {
@@ -68,6 +72,16 @@ impl Step {
             op,
             to: To::Nobody,
             last: false,
+            keeps_ready: false,
+        }
+    }
+    /// A Query with a Sync of ours behind it.
+    pub(super) fn query_before_sync() -> Self {
+        Self {
+            op: Op::Query,
+            to: To::Client,
+            last: false,
+            keeps_ready: true,
         }
     }
     pub(super) fn ending(mut self) -> Self {
@@ -240,7 +254,11 @@ impl Script {
             (Op::Execute | Op::Query, b'G') => return Ok((show(to), self.on_copy_in())),
             (Op::Execute | Op::Query, b'W') => (Verdict::Swallow, Event::CopyBoth, false),
             (Op::Sync | Op::Query | Op::Function, b'Z') => (
-                show(to),
+                if step.keeps_ready {
+                    Verdict::Swallow
+                } else {
+                    show(to)
+                },
                 Event::Ready {
                     last: step.last,
                     status,
@@ -269,6 +287,7 @@ impl Script {
         let reopened = ended && matches!(front.op, Op::Execute);
         // A Query ends its request by itself; the Sync stood behind it for a prefix's sake.
         front.last |= ended && !reopened;
+        front.keeps_ready &= !ended;
         Event::CopyIn { reopened }
     }
 
@@ -290,17 +309,9 @@ impl Script {
             };
             return (verdict, Event::Error);
         }
-        // A Query behind a failed prefix is skipped like the rest, and then the Sync's Z is the one the client waits for.
-        let mut inherited = false;
-        while let Some(step) = self.steps.front_mut() {
+        while let Some(step) = self.steps.front() {
             match &step.op {
-                Op::Sync => {
-                    if inherited {
-                        step.to = To::Client;
-                    }
-                    break;
-                }
-                Op::Query | Op::Function => inherited |= step.to == To::Client,
+                Op::Sync => break,
                 Op::Parse(Some(id)) => self.skipped.push(*id),
                 _ => {}
             }
@@ -343,8 +354,8 @@ mod tests {
         script(vec![
             Step::nobody(Op::Bind(None)),
             Step::nobody(Op::Execute),
-            Step::client(Op::Query),
-            Step::nobody(Op::Sync).ending(),
+            Step::query_before_sync(),
+            Step::client(Op::Sync).ending(),
         ])
     }
 
@@ -360,7 +371,7 @@ mod tests {
             (b'Z', b'I'),
             (b'Z', b'I'),
         ];
-        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---TDCZ-!"));
+        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---TDC-Z!"));
     }
 
     #[test]
@@ -381,7 +392,7 @@ mod tests {
             (b'Z', b'I'),
             (b'Z', b'I'),
         ];
-        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---EZ-!"));
+        assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---E-Z!"));
     }
 
     #[test]

@@ -271,6 +271,7 @@ impl Session {
                 }
                 Err(error) => return Err(self.told(&error)),
             };
+            self.card.slot.clear();
             worker.set_holder(Some((self.card.slot.clone(), self.card.process_id)));
             self.card.set_worker(Some(&worker));
             self.card.set_doing(Doing::Leased);

@@ -156,6 +156,8 @@ impl Session {
         self.card.set_doing(Doing::Shared);
         self.card.since.set(Instant::now());
         let slot = self.card.slot.clone();
+        // Nothing is outstanding: whatever stands here belongs to a worker that is gone.
+        slot.clear();
         let names = &mut self.names;
         let input = &self.input[..total];
         let settings = &self.settings;
@@ -173,10 +175,12 @@ impl Session {
             match unit {
                 Unit::Query { .. } => {
                     to.out().extend_from_slice(input);
-                    to.step(Step::client(Op::Query));
                     if matches!(difference, Difference::Set(_)) {
+                        to.step(Step::query_before_sync());
                         pgnet::frontend::sync(to.out());
-                        to.step(Step::nobody(Op::Sync));
+                        to.step(Step::client(Op::Sync));
+                    } else {
+                        to.step(Step::client(Op::Query));
                     }
                 }
                 _ => {

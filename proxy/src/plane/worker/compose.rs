@@ -123,6 +123,7 @@ impl Composer<'_> {
             op: Op::Parse(Some(statement.id)),
             to,
             last: false,
+            keeps_ready: false,
         });
     }
 

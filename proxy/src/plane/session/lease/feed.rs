@@ -200,6 +200,13 @@ impl Session {
             }
         }
         self.names.drop_unnamed();
+        if let Some(reason) = policy::pin_reason(&class) {
+            // Shown at once; what is really there the server is asked when the request has ended.
+            let mut pins = self.card.pins.borrow_mut();
+            if !pins.contains(&reason) {
+                pins.push(reason);
+            }
+        }
         lease.expect(&class);
         let settings = &lease.open.effects.settings;
         if settings.all || !settings.reset.is_empty() {
@@ -214,10 +221,12 @@ impl Session {
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| {
             to.out().extend_from_slice(&input);
-            to.step(Step::client(Op::Query));
             if ahead {
+                to.step(Step::query_before_sync());
                 pgnet::frontend::sync(to.out());
-                to.step(Step::nobody(Op::Sync));
+                to.step(Step::client(Op::Sync));
+            } else {
+                to.step(Step::client(Op::Query));
             }
         });
         lease.worker.finish_batch();
@@ -341,7 +350,11 @@ impl Session {
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| {
             to.out().extend_from_slice(&input);
-            to.step(Step::client(if tag == b'Q' { Op::Query } else { Op::Function }));
+            to.step(match (tag, ahead) {
+                (b'Q', true) => Step::query_before_sync(),
+                (b'Q', false) => Step::client(Op::Query),
+                _ => Step::client(Op::Function),
+            });
         });
         lease.owes_sync = ahead;
         if !ahead {
@@ -356,7 +369,7 @@ impl Session {
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| {
             pgnet::frontend::sync(to.out());
-            to.step(Step::nobody(Op::Sync));
+            to.step(Step::client(Op::Sync));
         });
         lease.worker.finish_batch();
     }

@@ -322,14 +322,19 @@ impl Pool {
             .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
             .map(|w| (w, Self::fit(w, settings), w.sequences_of.get()))
             .filter(|(_, fit, _)| *fit != Fit::No)
-            .min_by_key(|(_, fit, sequences)| {
+            .min_by_key(|(w, fit, sequences)| {
                 let foreign = match sequences {
                     Some(owner) if *owner == session => 0,
                     None => 1,
                     Some(_) => 2,
                 };
                 // What it remembers of this session's sequences counts most.
-                (foreign != 0, *fit, foreign)
+                (
+                    foreign != 0,
+                    std::cmp::Reverse((foreign == 0).then(|| w.sequences_at.get())),
+                    *fit,
+                    foreign,
+                )
             })?;
         let worker = best.0.clone();
         drop(workers);
@@ -348,7 +353,7 @@ impl Pool {
 
     /// Waits, for a moment, until the worker that remembers this session's sequences is free.
     pub(super) async fn await_sequences(&self, session: u64) {
-        for _ in 0..200 {
+        for _ in 0..2000 {
             let busy = self.workers.borrow().iter().any(|w| {
                 let mine = w.sequences_of.get() == Some(session);
                 if mine && w.state.get() == State::Shared {
@@ -375,7 +380,9 @@ impl Pool {
             .borrow()
             .iter()
             .rev()
-            .find(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            // One that remembers a session's sequences only if there is no other: that session may come back for them.
+            .min_by_key(|w| w.sequences_of.get().is_some())
             .cloned()?;
         worker.state.set(State::Leased);
         self.counters.workers_leased.add(1);

@@ -171,6 +171,8 @@ pub(super) struct Worker {
     expected: Cell<u32>,
     /// Session whose nextval it saw last.
     pub(super) sequences_of: Cell<Option<u64>>,
+    /// When that session last drew from one here.
+    pub(super) sequences_at: Cell<Instant>,
     /// Custom settings (`app.x`) ever set here: they read as '' instead of NULL for ever.
     pub(super) custom: RefCell<std::collections::BTreeSet<String>>,
     inner: RefCell<Inner>,
@@ -213,6 +215,7 @@ impl Worker {
             last_client: Cell::new(0),
             expected: Cell::new(0),
             sequences_of: Cell::new(None),
+            sequences_at: Cell::new(now),
             custom: RefCell::new(custom),
             inner: RefCell::new(Inner {
                 out: BytesMut::new(),

@@ -199,6 +199,9 @@ impl Session {
         lease.ask_pins |= effects.pins || (lease.pinned && !effects.clean);
         if effects.sequences {
             lease.worker.sequences_of.set(Some(self.card.serial));
+            if !error {
+                lease.worker.sequences_at.set(Instant::now());
+            }
         }
         if effects.ddl && !error {
             self.thread.catalogs.stale(&self.database);

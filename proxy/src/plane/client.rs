@@ -37,9 +37,9 @@ impl std::fmt::Display for Peer {
 }
 
 /// An authenticated client, ready to be served. `AuthenticationOk` has been sent, nothing after it.
-pub struct Client {
+pub struct Client<S = Stream> {
     /// The client's socket; everything the doorman read has been consumed.
-    pub stream: Stream,
+    pub stream: S,
     /// Database as the server knows it (suffixes are off).
     pub database: Arc<str>,
     /// Role as the server knows it (suffixes are off).
@@ -58,6 +58,39 @@ pub struct Client {
     pub admin: bool,
     /// Its place among `limits.maxClients` and the like: to be kept as long as the client is served, and dropped then.
     pub seat: Option<Box<dyn std::any::Any + Send>>,
+}
+
+impl<S> Client<S> {
+    /// The same client with another socket in place of its own, and its own.
+    pub(super) fn exchange<T>(self, stream: T) -> (S, Client<T>) {
+        let Self {
+            stream: own,
+            database,
+            user,
+            parameters,
+            credential,
+            door,
+            peer,
+            protocol,
+            admin,
+            seat,
+        } = self;
+        (
+            own,
+            Client {
+                stream,
+                database,
+                user,
+                parameters,
+                credential,
+                door,
+                peer,
+                protocol,
+                admin,
+                seat,
+            },
+        )
+    }
 }
 
 /// How a login ended.

@@ -100,3 +100,17 @@ pub struct Counters {
     /// Time from a request's start on a server to its end.
     pub service: Histogram,
 }
+
+impl Counters {
+    /// Counts an error the proxy made by the class of its SQLSTATE. Only the owning thread may call it.
+    pub(super) fn error(&self, code: pgnet::sqlstate::SqlState) {
+        let class = match &code.as_str().as_bytes()[..2] {
+            b"08" => 0,
+            b"25" => 1,
+            b"53" => 2,
+            b"57" => 3,
+            _ => 4,
+        };
+        self.errors[class].add(1);
+    }
+}

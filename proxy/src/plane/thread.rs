@@ -28,7 +28,7 @@ use super::settings::SettingsInterner;
 use super::shared::Shared;
 use super::topology::{Server, Topology};
 use crate::classify::Classifier;
-use doors::{Traveller, accept, serve};
+use doors::{Traveller, accept, arrive, serve};
 use moves::{apply, drain, paused};
 
 /// How long workers of a fenced master are waited for; they are closed, not asked.
@@ -298,7 +298,7 @@ async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Admit(traveller) => {
-                if let Some(client) = traveller.arrive() {
+                if let Some(client) = arrive(*traveller) {
                     tokio::task::spawn_local(serve(thread.clone(), Box::new(client)));
                 }
             }

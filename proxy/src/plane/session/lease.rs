@@ -289,14 +289,7 @@ impl Session {
 
     fn told(&self, error: &ServeError) -> Refused {
         let fields = error.fields(Severity::Error);
-        let class = match &fields.code.as_str().as_bytes()[..2] {
-            b"08" => 0,
-            b"25" => 1,
-            b"53" => 2,
-            b"57" => 3,
-            _ => 4,
-        };
-        self.thread.counters.errors[class].add(1);
+        self.thread.counters.error(fields.code);
         Refused::Tell(Box::new(fields))
     }
 

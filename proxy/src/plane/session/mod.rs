@@ -310,7 +310,7 @@ impl Session {
                 Ok(())
             }
             Decision::Refuse(fields, then) => {
-                self.thread.counters.errors[4].add(1);
+                self.thread.counters.error(fields.code);
                 self.input.advance(total);
                 self.scan.taken();
                 self.transaction = then;

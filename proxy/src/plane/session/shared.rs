@@ -77,7 +77,7 @@ impl Session {
                     // Half a message is out: nothing that follows could be understood.
                     return Err(Leave::Gone);
                 }
-                self.thread.counters.errors[0].add(1);
+                self.thread.counters.error(fields.code);
                 local::error(&mut self.out, &fields, self.transaction.status());
                 Ok(())
             }
@@ -87,14 +87,7 @@ impl Session {
     /// Tells the client why its request could not be run, with its own status behind it.
     pub(super) fn own_error(&mut self, error: &ServeError) {
         let fields = error.fields(Severity::Error);
-        let class = match &fields.code.as_str().as_bytes()[..2] {
-            b"08" => 0,
-            b"25" => 1,
-            b"53" => 2,
-            b"57" => 3,
-            _ => 4,
-        };
-        self.thread.counters.errors[class].add(1);
+        self.thread.counters.error(fields.code);
         self.fail_open_transaction();
         local::error(&mut self.out, &fields, self.transaction.status());
     }

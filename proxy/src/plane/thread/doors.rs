@@ -1,11 +1,9 @@
 //! Doors: from an accepted socket to a client on its home thread.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use pgnet::client::Credential;
 use pgnet::stream::Stream;
 use tracing::warn;
 
@@ -109,117 +107,35 @@ pub(super) async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer
 
 /// Takes a client's socket off this thread's reactor, so that its home thread can put it on its own. A TLS session cannot
 /// be taken apart: such a client is served where it was accepted.
-pub(super) fn take_off(client: Client) -> Result<Traveller, Box<Client>> {
-    let Client {
-        stream,
-        database,
-        user,
-        parameters,
-        credential,
-        door,
-        peer,
-        protocol,
-        admin,
-        seat,
-    } = client;
-    let (carried, stream) = match stream {
-        Stream::Tcp(stream) => (stream.into_std().ok().map(Carried::Tcp), None),
-        Stream::Unix(stream) => (stream.into_std().ok().map(Carried::Unix), None),
-        other => (None, Some(other)),
+fn take_off(client: Client) -> Result<Traveller, Box<Client>> {
+    let (stream, rest) = client.exchange(());
+    let carried = match stream {
+        Stream::Tcp(stream) => stream.into_std().map_or(Carried::Lost, Carried::Tcp),
+        Stream::Unix(stream) => stream.into_std().map_or(Carried::Lost, Carried::Unix),
+        other => return Err(Box::new(rest.exchange(other).1)),
     };
-    match (carried, stream) {
-        (Some(socket), _) => Ok(Traveller {
-            socket,
-            database,
-            user,
-            parameters,
-            credential,
-            door,
-            peer,
-            protocol,
-            admin,
-            seat,
-        }),
-        (None, Some(stream)) => Err(Box::new(Client {
-            stream,
-            database,
-            user,
-            parameters,
-            credential,
-            door,
-            peer,
-            protocol,
-            admin,
-            seat,
-        })),
-        (None, None) => Ok(Traveller {
-            socket: Carried::Lost,
-            database,
-            user,
-            parameters,
-            credential,
-            door,
-            peer,
-            protocol,
-            admin,
-            seat,
-        }),
-    }
+    Ok(rest.exchange(carried).1)
 }
 
 /// A client's socket on no reactor.
-enum Carried {
+pub(in crate::plane) enum Carried {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
     Lost,
 }
 
 /// A client between two data threads.
-pub(in crate::plane) struct Traveller {
-    socket: Carried,
-    database: Arc<str>,
-    user: Arc<str>,
-    parameters: Vec<(String, String)>,
-    credential: Credential,
-    door: Door,
-    peer: Peer,
-    protocol: pgnet::startup::ProtocolVersion,
-    admin: bool,
-    seat: Option<Box<dyn std::any::Any + Send>>,
-}
+pub(in crate::plane) type Traveller = Client<Carried>;
 
-impl Traveller {
-    pub(super) fn arrive(self) -> Option<Client> {
-        let Self {
-            socket,
-            database,
-            user,
-            parameters,
-            credential,
-            door,
-            peer,
-            protocol,
-            admin,
-            seat,
-        } = self;
-        let stream = match socket {
-            Carried::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream).ok()?),
-            Carried::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream).ok()?),
-            Carried::Lost => return None,
-        };
-        Some(Client {
-            stream,
-            database,
-            user,
-            parameters,
-            credential,
-            door,
-            peer,
-            protocol,
-            admin,
-            seat,
-        })
-    }
+/// Puts a client that has travelled on this thread's reactor; `None`: its socket was lost on the way.
+pub(super) fn arrive(traveller: Traveller) -> Option<Client> {
+    let (socket, rest) = traveller.exchange(());
+    let stream = match socket {
+        Carried::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream).ok()?),
+        Carried::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream).ok()?),
+        Carried::Lost => return None,
+    };
+    Some(rest.exchange(stream).1)
 }
 
 pub(super) async fn serve(thread: Rc<Thread>, client: Box<Client>) {

@@ -282,7 +282,7 @@ impl Session {
         } else {
             Transaction::None
         };
-        self.thread.counters.errors[0].add(1);
+        self.thread.counters.error(fields.code);
         for _ in 0..waiting {
             local::error(&mut self.out, &fields, self.transaction.status());
         }

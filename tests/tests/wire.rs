@@ -83,6 +83,14 @@ fn through_the_proxy_in_transaction_mode() {
 }
 
 #[test]
+fn through_the_proxy_in_session_mode() {
+    let (world, cluster) = start("wire-session");
+    let manifest = Manifest::of(&cluster).set("poolMode", "session").write();
+    let proxy = Proxy::start(&world, &manifest);
+    compare(cluster.master(), &proxy.tcp(), "session");
+}
+
+#[test]
 fn through_the_proxy_in_statement_mode() {
     let (world, cluster) = start("wire-stmt");
     let manifest = Manifest::of(&cluster).set("poolMode", "statement").write();

@@ -1,7 +1,7 @@
 //! CancelRequests that reach the wrong proxy.
 //!
-//! Behind a Service a cancel may come to any proxy. The first byte of its process id names the one that gave the key
-//! out; the request is carried there as it came, over a Unix socket beside the proxies' reports that only our own user
+//! Behind a Service a cancel may come to any proxy. The first eight of the 31 bits of its process id name the one that gave
+//! the key out, where the next bit is set (a server's own process id has it not: in session mode all others are asked); the request is carried there as it came, over a Unix socket beside the proxies' reports that only our own user
 //! can open. The other end closes when the cancel has been carried out, and only then does ours: the canceller knows
 //! by that. What arrives from a peer is never carried on.
 
@@ -69,9 +69,11 @@ impl Peers {
         };
         let mut request = BytesMut::new();
         startup::cancel_request(&mut request, process_id, key);
-        let [named, ..] = process_id.to_be_bytes();
+        let word = u32::from_be_bytes(process_id.to_be_bytes());
+        let named = (word >> 23) as u8;
         let named_socket = self.socket(named);
-        let sockets = if named != self.number && named_socket.exists() {
+        let is_virtual = word & (1 << 22) != 0;
+        let sockets = if is_virtual && named != self.number && named_socket.exists() {
             vec![named_socket]
         } else {
             self.others()
@@ -198,7 +200,7 @@ mod tests {
         let folder = Folder::new();
         let (first, _a, _) = proxy(&folder, 1);
         let (second, _b, _) = proxy(&folder, 200);
-        let process_id = i32::from_be_bytes([200, 1, 2, 3]);
+        let process_id = i32::from_be_bytes([100, 0x40 | 1, 2, 3]); // 200 << 23, and what says that it is ours
         Peers::new(&folder.0, 7).forward(process_id, b"secret").await;
         assert_eq!(
             *second.lock().unwrap(),
@@ -223,7 +225,7 @@ mod tests {
         let folder = Folder::new();
         std::fs::write(folder.0.join("9.sock"), "").unwrap();
         Peers::new(&folder.0, 1)
-            .forward(i32::from_be_bytes([9, 0, 0, 1]), b"1234")
+            .forward((9 << 23) | (1 << 22) | 1, b"1234")
             .await;
         let (calls, _file, _) = proxy(&folder, 3);
         for nonsense in [

@@ -5,6 +5,8 @@ use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::client::{Client, Peer};
 use super::rows::{ClientRow, PinRow};
 use super::slot::Slot;
@@ -57,6 +59,8 @@ pub(super) struct Card {
     pub(super) kill: Cell<Option<Kill>>,
     secret: [u8; 32],
     key_length: usize,
+    /// In session mode: the process id and the key of its server connection, which are the client's.
+    real: RefCell<Option<(i32, Bytes)>>,
     worker: RefCell<Weak<Worker>>,
     waker: RefCell<Option<Waker>>,
     database: String,
@@ -88,6 +92,7 @@ impl Card {
             } else {
                 4
             },
+            real: RefCell::new(None),
             worker: RefCell::new(Weak::new()),
             waker: RefCell::new(None),
             database: client.database.to_string(),
@@ -103,9 +108,25 @@ impl Card {
         &self.secret[..self.key_length]
     }
 
-    /// Compares in a time that does not depend on where they differ.
-    pub(super) fn secret_is(&self, key: &[u8]) -> bool {
-        key.len() == self.key_length && key.iter().zip(self.key()).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+    /// Whether a CancelRequest with these is this client's.
+    pub(super) fn is_meant(&self, process_id: i32, key: &[u8]) -> bool {
+        match &*self.real.borrow() {
+            Some((real, secret)) => *real == process_id && same(secret, key),
+            None => self.process_id == process_id && same(self.key(), key),
+        }
+    }
+
+    /// From now on the client is known by the process id and key of its own server connection.
+    pub(super) fn adopt(&self, process_id: i32, key: Bytes) {
+        *self.real.borrow_mut() = Some((process_id, key));
+    }
+
+    /// The process id its client knows.
+    pub(super) fn shown_process_id(&self) -> i32 {
+        self.real
+            .borrow()
+            .as_ref()
+            .map_or(self.process_id, |(real, _)| *real)
     }
 
     /// The session's task can be woken from now on.
@@ -175,7 +196,7 @@ impl Card {
     pub(super) fn row(&self, thread: usize) -> ClientRow {
         ClientRow {
             thread,
-            process_id: self.process_id,
+            process_id: self.shown_process_id(),
             database: self.database.clone(),
             user: self.user.clone(),
             address: self.peer.to_string(),
@@ -199,7 +220,7 @@ impl Card {
     pub(super) fn pin_row(&self) -> Option<PinRow> {
         let reasons = self.pins.borrow().clone();
         (!reasons.is_empty()).then(|| PinRow {
-            process_id: self.process_id,
+            process_id: self.shown_process_id(),
             database: self.database.clone(),
             user: self.user.clone(),
             server_process_id: self.worker().map_or(0, |w| w.process_id),
@@ -207,4 +228,9 @@ impl Card {
             age: self.since.get().elapsed(),
         })
     }
+}
+
+/// Compares in a time that does not depend on where they differ.
+fn same(key: &[u8], other: &[u8]) -> bool {
+    key.len() == other.len() && key.iter().zip(other).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
 }

@@ -69,6 +69,9 @@ impl Catalogs {
 
     /// Reads the catalog of this pool's database through one of its idle workers, if that is due.
     pub(super) fn refresh(&self, pool: &Rc<Pool>) {
+        if pool.direct {
+            return; // nothing of a session depends on it
+        }
         let mut entries = self.entries.borrow_mut();
         let entry = entries.entry(pool.database.clone()).or_default();
         let age = entry.loaded.map(|at| at.elapsed());

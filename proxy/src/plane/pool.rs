@@ -71,6 +71,8 @@ pub(super) struct Pool {
     pub(super) server: Arc<Server>,
     pub(super) database: Arc<str>,
     pub(super) user: Arc<str>,
+    /// Of session mode: a worker is given only to clients with the startup packet it was opened with, and reset between two.
+    pub(super) direct: bool,
     pub(super) thread: Weak<Thread>,
     pub(super) credential: RefCell<Credential>,
     pub(super) workers: RefCell<Vec<Rc<Worker>>>,
@@ -101,12 +103,14 @@ impl Pool {
         database: Arc<str>,
         user: Arc<str>,
         credential: Credential,
+        direct: bool,
     ) -> Rc<Self> {
         let effective = Arc::new(thread.config().effective(&database, &user));
         Rc::new(Self {
             server,
             database,
             user,
+            direct,
             thread: Rc::downgrade(thread),
             credential: RefCell::new(credential),
             workers: RefCell::default(),
@@ -165,6 +169,9 @@ impl Pool {
 
     /// How well `worker` suits a session with these settings.
     pub(super) fn fit(worker: &Worker, settings: &Rc<Settings>) -> Fit {
+        if worker.direct && !Rc::ptr_eq(&worker.base, settings) {
+            return Fit::No;
+        }
         let custom = worker.custom.borrow();
         if !custom.is_empty() && custom.iter().any(|name| settings.get(name).is_none()) {
             return Fit::No;
@@ -463,7 +470,7 @@ impl Pool {
 
     /// Starts workers up to what the number of clients asks for; at least one that nobody holds while there are clients.
     pub(super) fn top_up(self: &Rc<Self>) {
-        if self.closed.get() || self.clients.get() == 0 {
+        if self.closed.get() || self.clients.get() == 0 || self.direct {
             return;
         }
         let Some(thread) = self.thread.upgrade() else {

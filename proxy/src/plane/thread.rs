@@ -38,6 +38,9 @@ const BUFFERS_MAX: usize = 256;
 /// First size of a client's read buffer.
 pub(super) const CLIENT_BUFFER: usize = 8 * 1024;
 
+/// Set in every process id we make up, and in none of a server: Linux has no process above 2^22.
+const VIRTUAL: u32 = 1 << 22;
+
 /// What other threads ask of a data thread.
 pub(super) enum Command {
     Admit(Box<Traveller>),
@@ -75,6 +78,8 @@ struct PoolKey {
     port: u16,
     database: Arc<str>,
     user: Arc<str>,
+    /// Of session mode: each worker was opened with its client's startup packet.
+    direct: bool,
 }
 
 /// See the module.
@@ -176,6 +181,7 @@ impl Thread {
         database: &Arc<str>,
         user: &Arc<str>,
         credential: &Credential,
+        direct: bool,
     ) -> Rc<Pool> {
         let key = PoolKey {
             server: server.name.clone(),
@@ -183,6 +189,7 @@ impl Thread {
             port: server.target.port,
             database: database.clone(),
             user: user.clone(),
+            direct,
         };
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
@@ -192,6 +199,7 @@ impl Thread {
                 database.clone(),
                 user.clone(),
                 credential.clone(),
+                direct,
             )
         });
         if !matches!(credential, Credential::None) {
@@ -231,10 +239,11 @@ impl Thread {
         let mut cards = self.cards.borrow_mut();
         loop {
             let n = self.next_client.get();
-            let id = (n.wrapping_mul(threads) + index + threads) & 0x7f_ffff;
+            let place = n.wrapping_mul(threads) + index;
+            let id = VIRTUAL | place;
             self.next_client
-                .set(if id + threads > 0x7f_ffff { 0 } else { n + 1 });
-            if id % threads == index % threads && !cards.contains_key(&id) {
+                .set(if place + 2 * threads > VIRTUAL { 0 } else { n + 1 });
+            if place < VIRTUAL && !cards.contains_key(&id) {
                 let card = make(id);
                 cards.insert(id, card.clone());
                 return card;
@@ -269,9 +278,12 @@ pub(super) fn run(
 
 /// Finds the client of a CancelRequest on this proxy or hands the request to the proxy it names.
 pub(super) async fn cancel_anywhere(shared: &Arc<Shared>, process_id: i32, key: Bytes) {
-    if u32::try_from(process_id).is_ok_and(|pid| (pid >> 23) as u8 == shared.proxy_id) {
-        cancel_here(shared, process_id, &key).await;
-    } else {
+    let pid = u32::try_from(process_id).unwrap_or(0);
+    let is_virtual = pid & VIRTUAL != 0;
+    let ours = is_virtual && (pid >> 23) as u8 == shared.proxy_id;
+    // A process id of no proxy is a server's: of a client in session mode, here or at another proxy.
+    let done = (ours || !is_virtual) && cancel_here(shared, process_id, &key).await;
+    if !done && !ours {
         shared.doorman.forward_cancel(process_id, key).await;
     }
 }
@@ -340,8 +352,14 @@ fn cancel(thread: &Rc<Thread>, process_id: i32, key: &[u8], done: oneshot::Sende
         let _ = done.send(false);
         return;
     };
-    let card = thread.cards.borrow().get(&(pid & 0x7f_ffff)).cloned();
-    let Some(card) = card.filter(|c| c.process_id == process_id && c.secret_is(key)) else {
+    let cards = thread.cards.borrow();
+    let card = if pid & VIRTUAL != 0 {
+        cards.get(&(pid & 0x7f_ffff)).cloned()
+    } else {
+        cards.values().find(|c| c.is_meant(process_id, key)).cloned()
+    };
+    drop(cards);
+    let Some(card) = card.filter(|c| c.is_meant(process_id, key)) else {
         let _ = done.send(false);
         return;
     };

@@ -43,6 +43,10 @@ const FRAME_MAX: u32 = i32::MAX as u32;
 const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
                      SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP";
 
+/// Session mode: the same between two clients, with everything else that DISCARD ALL forgets, except the plans.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; DEALLOCATE ALL; UNLISTEN *; \
+                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
 /// What a request in the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -148,6 +152,10 @@ pub(super) struct Worker {
     pub(super) process_id: i32,
     pub(super) cancel_key: Bytes,
     pub(super) base: Rc<Settings>,
+    /// Of a pool of session mode.
+    pub(super) direct: bool,
+    /// There: ParameterStatus as of now.
+    pub(super) parameters: RefCell<Vec<(Bytes, Bytes)>>,
     pub(super) born: Instant,
     /// When it stops being offered (lifetime with jitter).
     pub(super) retire_at: Option<Instant>,
@@ -201,6 +209,12 @@ impl Worker {
             process_id: established.process_id,
             cancel_key: established.cancel_key,
             base,
+            direct: pool.direct,
+            parameters: RefCell::new(if pool.direct {
+                established.parameters.clone()
+            } else {
+                Vec::new()
+            }),
             born: now,
             retire_at,
             state: Cell::new(State::Idle),
@@ -508,6 +522,9 @@ impl Worker {
                 c.query_for_nobody(b"ROLLBACK")
             });
         }
+        if self.direct {
+            return self.reset();
+        }
         if self.foreign_prepared.replace(false) {
             self.forget_prepared();
             self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
@@ -517,6 +534,34 @@ impl Worker {
         self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
             c.query_for_nobody(CLEAN.as_bytes())
         });
+    }
+
+    /// Session mode: puts the session back to its beginning, by `resetQuery` where there is one.
+    fn reset(&self) {
+        let own = self
+            .pool
+            .upgrade()
+            .and_then(|p| p.thread.upgrade())
+            .map(|t| t.config().reset_query.clone())
+            .filter(|query| !query.trim().is_empty());
+        self.forget_prepared();
+        self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
+            c.query_for_nobody(own.as_deref().unwrap_or(RESET).as_bytes())
+        });
+    }
+
+    /// ParameterStatus: what the next client will be greeted with.
+    fn note_parameter(&self, body: &[u8]) {
+        let mut parts = body.split(|b| *b == 0);
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
+            return;
+        };
+        let mut parameters = self.parameters.borrow_mut();
+        let value = Bytes::copy_from_slice(value);
+        match parameters.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => parameters.push((Bytes::copy_from_slice(name), value)),
+        }
     }
 
     /// See [`Pool::offer`].

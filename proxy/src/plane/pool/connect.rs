@@ -63,7 +63,11 @@ impl Pool {
             tls: (*self.server.tls).clone(),
             connect_timeout: thread.config().workers.connect_timeout,
             protocol: ProtocolVersion::V3_0,
-            ..Config::new(self.server.target.clone(), &*self.user, &*self.database)
+            ..Config::new(
+                self.server.target.clone(),
+                &*self.user,
+                &self.effective().server_database,
+            )
         };
         let result = establish(&config).await;
         self.connecting.set(self.connecting.get() - 1);

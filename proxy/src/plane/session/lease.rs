@@ -3,6 +3,7 @@
 //! The client's messages go to the worker as they come, its answers back as they come; the worker is given up when nothing
 //! is owed, the status is idle and no state is left that cannot be moved. [`Lease`] gives its worker back however it is dropped.
 
+mod direct;
 mod feed;
 mod wait;
 

@@ -100,6 +100,8 @@ struct Session {
     /// Pools as of a generation of the topology.
     master: Option<(u64, Rc<Pool>)>,
     effective: Arc<Effective>,
+    /// As it was at the login: a change concerns new clients.
+    mode: crds::PoolMode,
     _seat: Option<Box<dyn std::any::Any + Send>>,
 }
 
@@ -114,13 +116,15 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
     let leave = if full {
         Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
     } else {
-        match Box::pin(session.greet()).await {
-            Ok(()) => match session.serve().await {
-                Ok(()) => Leave::Gone,
-                Err(leave) => leave,
-            },
-            Err(leave) => leave,
-        }
+        let served = if session.is_direct() {
+            Box::pin(session.serve_direct()).await
+        } else {
+            match Box::pin(session.greet()).await {
+                Ok(()) => session.serve().await,
+                Err(leave) => Err(leave),
+            }
+        };
+        served.err().unwrap_or(Leave::Gone)
     };
     session.leave(leave).await;
 }
@@ -148,6 +152,7 @@ impl Session {
             transaction: Transaction::None,
             pinned: None,
             master: None,
+            mode: effective.pool_mode,
             effective,
             _seat: client.seat,
         }
@@ -336,7 +341,12 @@ impl Session {
     }
 
     fn mode(&self) -> crds::PoolMode {
-        self.effective.pool_mode
+        self.mode
+    }
+
+    /// Session mode: it has a server connection of its own.
+    fn is_direct(&self) -> bool {
+        self.mode == crds::PoolMode::Session
     }
 
     /// What a text is, judged with this session's role and search_path.
@@ -379,9 +389,13 @@ impl Session {
                 }
                 let topology = self.thread.topology();
                 if let Some(server) = &topology.master {
-                    let pool = self
-                        .thread
-                        .pool(server, &self.database, &self.user, &self.credential);
+                    let pool = self.thread.pool(
+                        server,
+                        &self.database,
+                        &self.user,
+                        &self.credential,
+                        self.is_direct(),
+                    );
                     self.enter(generation, pool.clone());
                     return Ok(pool);
                 }
@@ -434,10 +448,13 @@ impl Session {
         if is_master && !self.thread.is_open(&self.database, false) {
             return None;
         }
-        Some(
-            self.thread
-                .pool(&chosen.server, &self.database, &self.user, &self.credential),
-        )
+        Some(self.thread.pool(
+            &chosen.server,
+            &self.database,
+            &self.user,
+            &self.credential,
+            self.is_direct(),
+        ))
     }
 
     /// Whether a read goes to a replica: by hint, by door.

@@ -128,9 +128,6 @@ pub(super) struct Batch {
 
 /// A simple Query.
 pub(super) fn query(class: &Class, transaction: &Transaction, mode: PoolMode, defer: bool) -> Decision {
-    if mode == PoolMode::Session && *transaction == Transaction::None {
-        return Decision::Lease;
-    }
     if let Some(decision) = verb(class, transaction, mode, defer) {
         return decision;
     }
@@ -147,9 +144,6 @@ pub(super) fn query(class: &Class, transaction: &Transaction, mode: PoolMode, de
 pub(super) fn batch(batch: &Batch, transaction: &Transaction, mode: PoolMode, defer: bool) -> Decision {
     if batch.lone_sync {
         return Decision::Local(Answer::Sync);
-    }
-    if mode == PoolMode::Session && *transaction == Transaction::None {
-        return Decision::Lease;
     }
     if batch.single
         && !batch.obscure

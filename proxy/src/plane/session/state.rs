@@ -89,14 +89,6 @@ impl Session {
             lease.pinned = !reasons.is_empty();
             *self.card.pins.borrow_mut() = reasons;
         }
-        if self.mode() == crds::PoolMode::Session {
-            lease.pinned = true;
-            lease.dirty = true;
-            let mut pins = self.card.pins.borrow_mut();
-            if pins.is_empty() {
-                pins.push("session mode");
-            }
-        }
         if lease.sticky.is_some() && !lease.pinned {
             lease.pinned = true;
             *self.card.pins.borrow_mut() = lease.sticky.into_iter().collect();

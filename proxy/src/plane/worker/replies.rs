@@ -57,7 +57,12 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         }
         let body = &io.buffer[run + 5.min(here)..run + total.min(here)];
         let verdict = match header.tag {
-            b'S' => on_parameter_status(inner),
+            b'S' => {
+                if worker.direct {
+                    worker.note_parameter(body);
+                }
+                on_parameter_status(inner)
+            }
             b'A' => {
                 // It stands behind what came before it, whoever's request runs now.
                 let body = body.to_vec();

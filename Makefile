@@ -26,10 +26,12 @@ demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KE
 	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl -p pgstmtpool-tests --bins
 	@$${CARGO_TARGET_DIR:-target}/release/demo
 
+# WORKLOADS=a,b PEERS=a,b ROUNDS=n SECONDS=n TRANSPORT=unix PGBOUNCER=path choose; unless it is complete, its report goes to
+# target/bench instead.
 bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
 	@scripts/install-deps.sh bench
 	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-tests --bins
-	@$${CARGO_TARGET_DIR:-target}/release/bench
+	@$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) $${CARGO_TARGET_DIR:-target}/release/bench
 
 fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs a C++ compiler
 	@scripts/fuzz.sh

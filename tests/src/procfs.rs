@@ -6,7 +6,7 @@ use std::fs;
 /// What a process and its descendants have used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// CPU time in user mode and in the kernel, in microseconds.
+    /// CPU time in user mode and in the kernel, in microseconds; of children that have ended, too.
     pub cpu_us: u64,
     /// Resident memory in bytes.
     pub resident: u64,
@@ -74,8 +74,13 @@ fn stat_fields(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// User and system time. Ticks are 10 ms on Linux wherever PostgreSQL runs; `schedstat` is exact, so prefer it.
+/// User and system time, with that of children that have ended and were waited for (servers of clients that came and went).
+///
+/// Ticks are 10 ms on Linux wherever PostgreSQL runs; `schedstat` is exact, so prefer it for what lives.
 fn cpu_us(pid: u32) -> u64 {
+    let fields = stat_fields(pid);
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let ended = (ticks(13) + ticks(14)) * 10_000;
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -90,10 +95,8 @@ fn cpu_us(pid: u32) -> u64 {
             .unwrap_or(0)
             / 1000;
     }
-    if total > 0 {
-        return total;
+    if total == 0 {
+        total = (ticks(11) + ticks(12)) * 10_000;
     }
-    let fields = stat_fields(pid);
-    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    (ticks(11) + ticks(12)) * 10_000
+    total + ended
 }

@@ -2,6 +2,9 @@
 //!
 //! Every round runs every workload against every peer, one after another, so that what else the machine does meets
 //! all of them alike. Figures are medians over the rounds; only ratios within one run mean anything.
+//!
+//! Begin with `workloads` (what runs), `peers` (against whom) and `measure` (one run); `table` turns samples into medians and
+//! ratios, `report` and `chart` write them down.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,29 +12,31 @@
     reason = "a benchmark: a panic ends it"
 )]
 
+mod chart;
+mod goals;
 mod idle;
 mod measure;
 mod peers;
 mod report;
+mod stage;
+mod table;
 mod workloads;
 
-use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use pgstmtpool_tests::{Cluster, World, pgbench};
 
-use crate::measure::Sample;
 use crate::peers::Peer;
+use crate::stage::Stage;
+use crate::table::Samples;
 use crate::workloads::Workload;
 
 /// Benchmarks of the proxy beside its peers.
 #[derive(Debug, Parser)]
 struct Options {
-    /// A short run of some minutes.
+    /// A short run of some minutes: fewer workloads, one round.
     #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new())]
     quick: bool,
     /// How often everything is repeated.
@@ -40,89 +45,112 @@ struct Options {
     /// How long each measurement takes, in seconds.
     #[arg(long, env = "SECONDS_EACH")]
     seconds: Option<u64>,
-    /// Only workloads whose name contains one of these, separated by commas.
+    /// Only workloads whose name contains one of these, separated by commas (idle memory is `idle`).
     #[arg(long, env = "WORKLOADS", default_value = "")]
     workloads: String,
-    /// Only these peers: direct,proxy,pgbouncer,haproxy,pgpool; `all` that are installed.
+    /// Only these peers: direct,proxy,pgbouncer,haproxy,pgpool.
     #[arg(long, env = "PEERS", default_value = "all")]
     peers: String,
-    /// Where the report goes; `-` prints it.
-    #[arg(long, env = "OUT", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/BENCHMARKS.md"))]
-    out: String,
+    /// How everybody reaches PostgreSQL: tcp or unix. Clients come by TCP in either case.
+    #[arg(long, env = "TRANSPORT", default_value = "tcp")]
+    transport: String,
+    /// Further settings of the proxy's manifest, as `path=value`, separated by semicolons.
+    #[arg(long, env = "PROXY_SET", default_value = "")]
+    proxy_set: String,
+    /// The folder that gets BENCHMARKS.md and benchmarks.svg. A complete run writes to docs, any other to target/bench.
+    #[arg(long, env = "OUT")]
+    out: Option<PathBuf>,
 }
 
-/// All samples: by workload and peer.
-type Samples = BTreeMap<(String, String), Vec<Sample>>;
+impl Options {
+    /// Is this the whole of it, whose results may replace those in docs?
+    fn complete(&self) -> bool {
+        !self.quick
+            && self.workloads.is_empty()
+            && self.peers == "all"
+            && self.transport == "tcp"
+            && self.proxy_set.is_empty()
+    }
 
-fn main() {
+    fn folder(&self) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        match &self.out {
+            Some(folder) => folder.clone(),
+            None if self.complete() => root.join("docs"),
+            None => root.join("target/bench"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
     raise_file_limit();
     let options = Options::parse();
-    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 });
+    let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
     let seconds = options.seconds.unwrap_or(if options.quick { 3 } else { 10 });
-    let world = Arc::new(World::new("bench"));
-    let cluster = start_cluster(&world);
-    let peers = peers::start(&world, &cluster, &options.peers);
-    println!(
-        "peers: {}",
-        peers.iter().map(Peer::title).collect::<Vec<_>>().join(", ")
-    );
-    let workloads = workloads::chosen(&world, &options.workloads, options.quick);
+    println!("starting PostgreSQL and filling it");
+    let stage = Stage::start(&options.transport, &options.proxy_set);
+    let workloads = workloads::chosen(&stage, &options.workloads, options.quick);
+    let peers = peers::start(&stage, &options.peers, &workloads);
+    let titles: Vec<String> = peers.iter().map(Peer::title).collect();
+    println!("{}", titles.join("\n"));
     // First of all: memory that a load has left behind would hide what idle clients cost.
     let idle = idle::measure(&peers, options.quick, &options.workloads);
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
     for round in 1..=rounds {
         for workload in &workloads {
-            one_row(
-                &format!("round {round}/{rounds}"),
-                workload,
-                &peers,
-                seconds,
-                &mut samples,
-            );
+            let title = format!("{round}/{rounds}");
+            one_row(&title, workload, &stage, &peers, seconds, &mut samples);
         }
     }
     let report = report::Report {
         rounds,
         seconds,
+        transport: &options.transport,
+        proxy_set: &options.proxy_set,
         peers: &peers,
         workloads: &workloads,
         samples: &samples,
         idle: &idle,
     };
-    finish(&report.markdown(), &options.out);
+    finish(&report, &options.folder());
+    let failed = samples.failed_of("proxy");
+    failed
+        .iter()
+        .for_each(|(workload, why)| println!("FAILED: {workload}: {why}"));
+    ExitCode::from(u8::from(!failed.is_empty()))
 }
 
-fn one_row(round: &str, workload: &Workload, peers: &[Peer], seconds: u64, samples: &mut Samples) {
+fn one_row(
+    round: &str,
+    workload: &Workload,
+    stage: &Stage,
+    peers: &[Peer],
+    seconds: u64,
+    samples: &mut Samples,
+) {
     for peer in peers.iter().filter(|peer| peer.can(workload)) {
-        match measure::run(workload, peer, seconds) {
-            Ok(sample) => {
-                println!(
-                    "{round}  {:<18} {:<10} {:>8.0} tps  p99 {:>7.2} ms  {:>6.1} us CPU a statement",
-                    workload.name,
-                    peer.name,
-                    sample.tps,
-                    sample.p99.as_secs_f64() * 1000.0,
-                    sample.cpu_us,
-                );
-                samples
-                    .entry((workload.name.to_owned(), peer.name.to_owned()))
-                    .or_default()
-                    .push(sample);
-            }
-            Err(fault) => println!("{round}  {:<18} {:<10} failed: {fault}", workload.name, peer.name),
+        let taken = measure::run(workload, peer, stage, seconds);
+        match &taken {
+            Ok(sample) => println!("{round} {:<17} {:<10} {sample}", workload.name, peer.name),
+            Err(fault) => println!("{round} {:<17} {:<10} failed: {fault}", workload.name, peer.name),
         }
+        samples.add(workload.name, peer.name, taken);
     }
 }
 
-fn finish(markdown: &str, out: &str) {
-    println!("\n{markdown}");
-    if out == "-" {
-        return;
-    }
-    let path = PathBuf::from(out);
-    std::fs::create_dir_all(path.parent().expect("a folder")).expect("docs");
-    std::fs::write(&path, markdown).expect("report");
-    println!("written to {}", path.canonicalize().unwrap_or(path).display());
+fn finish(report: &report::Report<'_>, folder: &Path) {
+    println!("\n{}", report.summary());
+    std::fs::create_dir_all(folder).expect("folder of the report");
+    let page = folder.join("BENCHMARKS.md");
+    let old = std::fs::read_to_string(&page).unwrap_or_default();
+    std::fs::write(&page, report.into_page(&old)).expect("report");
+    let chart = folder.join("benchmarks.svg");
+    std::fs::write(&chart, report.chart()).expect("chart");
+    let folder = folder.canonicalize().unwrap_or(folder.to_owned());
+    println!(
+        "written: BENCHMARKS.md and benchmarks.svg in {}",
+        folder.display()
+    );
 }
 
 /// Starts itself again with as many open files as the system allows: thousands of clients need them.
@@ -140,22 +168,4 @@ fn raise_file_limit() {
         .env("PGSTMTPOOL_BENCH_RAISED", "1")
         .exec();
     panic!("sh: {error}");
-}
-
-fn start_cluster(world: &Arc<World>) -> Cluster {
-    println!("starting PostgreSQL and filling it");
-    let cluster = Cluster::builder(world)
-        .setting("max_connections = 1200")
-        .setting("shared_buffers = 256MB")
-        .setting("autovacuum = off")
-        .setting("synchronous_commit = off")
-        .start();
-    let master = cluster.master();
-    master.sql("create role bench login");
-    master.sql("create database bench owner bench");
-    let conninfo = format!("host=127.0.0.1 port={} user=bench dbname=bench", master.port);
-    let limit = std::time::Duration::from_secs(300);
-    pgbench(&conninfo, &["-i", "-q", "-s", "5"], limit).expect_ok("pgbench -i");
-    master.sql_in("bench", "vacuum analyze");
-    cluster
 }

@@ -1,5 +1,6 @@
-//! One measurement: pgbench runs, and we look at what the peer used meanwhile.
+//! One measurement: pgbench runs, and we look at what the peer and the server used meanwhile.
 
+use std::fmt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -7,93 +8,118 @@ use std::time::Duration;
 use pgstmtpool_tests::{Latencies, postgres_binary, usage_of};
 
 use crate::peers::Peer;
-use crate::workloads::Workload;
+use crate::stage::Stage;
+use crate::workloads::{Part, Workload};
 
 /// What one run gave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Statements a second.
     pub(crate) tps: f64,
-    /// The median latency of a transaction of pgbench.
-    pub(crate) p50: Duration,
+    /// The median latency of a transaction of pgbench, in milliseconds.
+    pub(crate) p50: f64,
     /// Its 99th percentile.
-    pub(crate) p99: Duration,
+    pub(crate) p99: f64,
     /// CPU of the peer's own processes per statement, in microseconds; 0 for direct connections.
     pub(crate) cpu_us: f64,
+    /// CPU of PostgreSQL's processes per statement, in microseconds.
+    pub(crate) server_us: f64,
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:>8.0} /s  p50 {:>7.2}  p99 {:>7.2} ms  CPU {:>6.1} us, server {:>6.1} us",
+            self.tps, self.p50, self.p99, self.cpu_us, self.server_us
+        )
+    }
 }
 
 /// Runs a workload against a peer for so long.
 ///
 /// # Errors
 /// What pgbench said when it failed.
-pub(crate) fn run(workload: &Workload, peer: &Peer, seconds: u64) -> Result<Sample, String> {
+pub(crate) fn run(workload: &Workload, peer: &Peer, stage: &Stage, seconds: u64) -> Result<Sample, String> {
     // A short run first: connections are made, caches are warm.
-    go(workload, peer, 1)?;
-    go(workload, peer, seconds)
+    go(workload, peer, stage, 1)?;
+    go(workload, peer, stage, seconds)
 }
 
-fn go(workload: &Workload, peer: &Peer, seconds: u64) -> Result<Sample, String> {
+fn go(workload: &Workload, peer: &Peer, stage: &Stage, seconds: u64) -> Result<Sample, String> {
     let logs = peer.folder.join("logs");
     let _ = std::fs::remove_dir_all(&logs);
     std::fs::create_dir_all(&logs).map_err(|e| e.to_string())?;
-    let before = peer.pid.map(usage_of).unwrap_or_default();
-    let children: Vec<Child> = (0..workload.processes)
-        .map(|n| start(workload, peer, seconds, &logs, n))
-        .collect();
-    let mut tps = 0.0;
-    let mut transactions = 0_u64;
-    for child in children {
-        let out = child.wait_with_output().map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        if !out.status.success() {
-            let error = String::from_utf8_lossy(&out.stderr).into_owned();
-            return Err(error.lines().last().unwrap_or("no message").to_owned());
+    let used = || [peer.pid, stage.pid()].map(|pid| pid.map(usage_of).unwrap_or_default().cpu_us);
+    let before = used();
+    let start = |(n, part): (usize, &Part)| (start(workload, part, peer, seconds, &logs, n), part.measured);
+    let children: Vec<(Child, bool)> = workload.parts.iter().enumerate().map(start).collect();
+    let (mut tps, mut transactions, mut fault) = (0.0, 0.0, None);
+    for (child, measured) in children {
+        // All are waited for, also behind one that failed.
+        match ended(child) {
+            Ok((rate, done)) if measured => {
+                tps += rate;
+                transactions += done;
+            }
+            Ok(_) => {}
+            Err(error) => fault = fault.or(Some(error)),
         }
-        tps += figure(&text, "tps = ").ok_or("no tps in the output of pgbench")?;
-        let done = figure(&text, "number of transactions actually processed: ").unwrap_or(0.0);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let done = done as u64;
-        transactions += done;
     }
-    let after = peer.pid.map(usage_of).unwrap_or_default();
+    let after = used();
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
     let mut latencies = read_logs(&logs);
     let statements = f64::from(workload.statements);
     #[allow(clippy::cast_precision_loss)]
-    let cpu_us =
-        after.cpu_us.saturating_sub(before.cpu_us) as f64 / (transactions.max(1) as f64 * statements);
+    let per_statement =
+        |n: usize| after[n].saturating_sub(before[n]) as f64 / (f64::max(transactions, 1.0) * statements);
     Ok(Sample {
         tps: tps * statements,
-        p50: latencies.percentile(0.5),
-        p99: latencies.percentile(0.99),
-        cpu_us,
+        p50: millis(latencies.percentile(0.5)),
+        p99: millis(latencies.percentile(0.99)),
+        cpu_us: per_statement(0),
+        server_us: per_statement(1),
     })
 }
 
-fn start(workload: &Workload, peer: &Peer, seconds: u64, logs: &Path, n: usize) -> Child {
+fn start(workload: &Workload, part: &Part, peer: &Peer, seconds: u64, logs: &Path, n: usize) -> Child {
     let mut command = Command::new(postgres_binary("pgbench"));
-    let clients = (workload.clients / workload.processes).max(1);
-    let threads = clients.min(2);
-    command.args([
-        "-n",
-        "-c",
-        &clients.to_string(),
-        "-j",
-        &threads.to_string(),
-        "-T",
-        &seconds.to_string(),
-    ]);
     command
-        .args(["-l", "--sampling-rate", "0.1", "--log-prefix"])
-        .arg(logs.join(format!("p{n}")));
+        .args(["-n", "-c", &part.clients.to_string()])
+        .args(["-j", &part.clients.min(2).to_string()])
+        .args(["-T", &seconds.to_string()]);
+    if part.measured {
+        command
+            .args(["-l", "--sampling-rate", workload.sampling, "--log-prefix"])
+            .arg(logs.join(format!("p{n}")));
+    }
     command
-        .args(&workload.args)
+        .args(&part.args)
         .arg(peer.conninfo(workload))
-        .env("PGAPPNAME", format!("bench{n}"));
+        .env("PGAPPNAME", format!("bench{n}"))
+        .env("PGPASSWORD", crate::stage::PASSWORD);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().expect("pgbench")
+}
+
+/// Waits for a pgbench: transactions a second, and how many there were.
+fn ended(child: Child) -> Result<(f64, f64), String> {
+    let out = child.wait_with_output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    if !out.status.success() {
+        let line = error.lines().find(|line| line.contains("error:"));
+        return Err(line.or(error.lines().last()).unwrap_or("no message").to_owned());
+    }
+    let tps = figure(&text, "tps = ").ok_or("no tps in the output of pgbench")?;
+    let done =
+        figure(&text, "number of transactions actually processed: ").ok_or("no transactions in it either")?;
+    Ok((tps, done))
 }
 
 fn figure(text: &str, label: &str) -> Option<f64> {
@@ -115,4 +141,8 @@ fn read_logs(folder: &Path) -> Latencies {
         micros.for_each(|m| all.add_micros(m));
     }
     all
+}
+
+fn millis(of: Duration) -> f64 {
+    of.as_secs_f64() * 1000.0
 }

@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 use std::process::Command;
-use std::time::Duration;
 
-use pgstmtpool_tests::median;
-
-use crate::Samples;
+use crate::chart;
+use crate::goals;
 use crate::idle::Idle;
-use crate::measure::Sample;
 use crate::peers::Peer;
+use crate::table::{CPU, Figure, P50, P99, SERVER, Samples, TPS};
 use crate::workloads::Workload;
+
+const BEGIN: &str = "<!-- make bench: begin -->";
+const END: &str = "<!-- make bench: end -->";
+const EMPTY_PAGE: &str = "# Benchmarks\n";
 
 /// All that goes into it.
 pub(crate) struct Report<'a> {
@@ -18,6 +20,10 @@ pub(crate) struct Report<'a> {
     pub(crate) rounds: usize,
     /// For how long each.
     pub(crate) seconds: u64,
+    /// How PostgreSQL was reached.
+    pub(crate) transport: &'a str,
+    /// Settings of the proxy that are not the defaults.
+    pub(crate) proxy_set: &'a str,
     /// Who ran.
     pub(crate) peers: &'a [Peer],
     /// What ran.
@@ -28,21 +34,40 @@ pub(crate) struct Report<'a> {
     pub(crate) idle: &'a [Idle],
 }
 
-/// Medians over the rounds.
-struct Row {
-    tps: f64,
-    p50: f64,
-    p99: f64,
-    cpu_us: f64,
-}
-
 impl Report<'_> {
-    /// The whole report.
-    pub(crate) fn markdown(&self) -> String {
-        let mut out = String::from("# Benchmarks\n\nWritten by `make bench`; do not edit. ");
-        out += "Only the ratios within one run mean something: all peers ran one after another in every round, on the \
-                same machine as PostgreSQL and pgbench.\n\n";
-        self.machine(&mut out);
+    /// A page with this report in place of the one between the marks; the rest of the page stays.
+    pub(crate) fn into_page(&self, page: &str) -> String {
+        let own = format!("{BEGIN}\n{}\n{END}", self.markdown());
+        let parts = page
+            .split_once(BEGIN)
+            .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+        match parts {
+            Some((head, tail)) => format!("{head}{own}{tail}"),
+            None if page.is_empty() => format!("{EMPTY_PAGE}\n{own}\n"),
+            None => format!("{}\n\n{own}\n", page.trim_end()),
+        }
+    }
+
+    /// The chart.
+    pub(crate) fn chart(&self) -> String {
+        let names: Vec<&'static str> = self
+            .peers
+            .iter()
+            .filter(|p| p.is_general())
+            .map(|p| p.name)
+            .collect();
+        let workloads: Vec<&'static str> = self.workloads.iter().map(|w| w.name).collect();
+        chart::svg(self.samples, &names, &workloads)
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = String::from(
+            "Written by `make bench`; do not edit between the marks. Only the ratios within one run mean something: all peers \
+             ran one after another in every round, on the same machine as PostgreSQL and pgbench.\n\n",
+        );
+        self.conditions(&mut out);
+        out.push_str("\n![Statements a second and CPU beside PgBouncer](benchmarks.svg)\n\n");
+        out += &self.summary();
         for workload in self.workloads {
             self.table(workload, &mut out);
         }
@@ -50,77 +75,139 @@ impl Report<'_> {
         out
     }
 
-    fn machine(&self, out: &mut String) {
+    fn conditions(&self, out: &mut String) {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpu
             .lines()
             .find_map(|l| l.strip_prefix("model name"))
-            .unwrap_or("unknown");
+            .unwrap_or("unknown")
+            .trim_start_matches([' ', '\t', ':']);
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let _ = writeln!(
-            out,
-            "- machine: {cores} x {}",
-            model.trim_start_matches([' ', '\t', ':'])
-        );
-        let _ = writeln!(out, "- kernel: {}", run("uname", &["-sr"]));
-        let _ = writeln!(out, "- date: {}", run("date", &["-u", "+%Y-%m-%d"]));
-        let _ = writeln!(
-            out,
-            "- {} rounds of {} s each; medians",
-            self.rounds, self.seconds
-        );
-        for peer in self.peers {
-            let _ = writeln!(out, "- {}: {}", peer.name, peer.version);
+        let lines = [
+            format!("machine: {cores} x {model}, {}", run("uname", &["-sr"])),
+            format!(
+                "{}: {} rounds of {} s each after 1 s of warming up; medians, in brackets the least and greatest of the rounds",
+                run("date", &["-u", "+%Y-%m-%d"]),
+                self.rounds,
+                self.seconds
+            ),
+            format!(
+                "clients by TCP on the loopback interface, PostgreSQL by {}, `trust` unless it says SCRAM, at most 20 server \
+                 connections each where a peer can share them",
+                if self.transport == "tcp" { "TCP" } else { "Unix socket" }
+            ),
+            "CPU: user and system time of the peer's own processes per statement; server CPU: of PostgreSQL's".to_owned(),
+        ];
+        for line in lines.into_iter().chain(self.peers.iter().map(Peer::title)) {
+            let _ = writeln!(out, "- {line}");
         }
-        out.push_str(
-            "- clients and servers by TCP on the loopback interface, `trust`, at most 20 server connections each \
-             (HAProxy relays one to one). PgBouncer before 1.21 keeps prepared statements only in session mode: \
-             `select_prepared` runs so, with one server a client.\n\
-             - CPU: user and system time of the peer's own processes per statement.\n",
-        );
+        if !self.proxy_set.is_empty() {
+            let _ = writeln!(out, "- the proxy was given {}", self.proxy_set);
+        }
     }
 
-    fn row(&self, workload: &Workload, peer: &str) -> Option<Row> {
-        let all = self.samples.get(&(workload.name.to_owned(), peer.to_owned()))?;
-        let of = |f: fn(&Sample) -> f64| median(&all.iter().map(f).collect::<Vec<_>>());
-        Some(Row {
-            tps: of(|s| s.tps),
-            p50: of(|s| millis(s.p50)),
-            p99: of(|s| millis(s.p99)),
-            cpu_us: of(|s| s.cpu_us),
-        })
+    fn is_old(&self) -> bool {
+        self.peers.iter().any(Peer::is_old)
+    }
+
+    /// The goals, and what was reached.
+    pub(crate) fn summary(&self) -> String {
+        let mut out = String::from("### Goals\n\nOf the proxy; ratios in this run.\n\n");
+        out.push_str("| workload | measure | goal | reached | rounds | |\n|---|---|---:|---:|---:|---|\n");
+        for workload in self.workloads {
+            for goal in goals::of(workload.name, self.is_old()) {
+                let ratio = self.samples.ratio(workload.name, "proxy", goal.to, goal.figure);
+                let line = ratio.map_or_else(
+                    || ("-".to_owned(), "-".to_owned(), ""),
+                    |r| {
+                        let verdict = if goal.reached(r.median) { "yes" } else { "**no**" };
+                        (
+                            format!("{:.2}", r.median),
+                            format!("{:.2}-{:.2}", r.least, r.greatest),
+                            verdict,
+                        )
+                    },
+                );
+                let _ = writeln!(
+                    out,
+                    "| {} | {} | {} | {} | {} | {} |",
+                    workload.name,
+                    goal.what,
+                    goal.text(),
+                    line.0,
+                    line.1,
+                    line.2
+                );
+            }
+        }
+        for idle in self.idle.iter().filter(|idle| idle.peer == "proxy") {
+            let kb = |bytes: &u64| *bytes as f64 / 1024.0;
+            let reached = idle
+                .bytes
+                .as_ref()
+                .map_or("-".to_owned(), |b| format!("{:.2}", kb(b)));
+            let verdict = idle
+                .bytes
+                .as_ref()
+                .map_or("", |b| if kb(b) <= 2.0 { "yes" } else { "**no**" });
+            let _ = writeln!(
+                out,
+                "| {} idle clients | KB a client | <= 2.00 | {reached} | | {verdict} |",
+                idle.clients
+            );
+        }
+        out
     }
 
     fn table(&self, workload: &Workload, out: &mut String) {
-        let (bouncer, direct) = (self.row(workload, "pgbouncer"), self.row(workload, "direct"));
         let _ = write!(
             out,
-            "\n## {}\n\n{}, {} clients.\n\n",
-            workload.name, workload.about, workload.clients
+            "\n### {}\n\n{}; {} clients.\n\n",
+            workload.name,
+            workload.about,
+            workload.clients()
         );
-        out.push_str("| peer | statements/s | vs PgBouncer | vs direct | CPU us/statement | CPU vs PgBouncer | p50 ms | p99 ms |\n");
-        out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
-        for peer in self.peers {
-            let Some(row) = self.row(workload, peer.name) else {
+        out.push_str(
+            "| peer | statements/s | vs PgBouncer | vs direct | CPU us | vs PgBouncer | server CPU us | p50 ms | p99 ms | p99 vs PgBouncer |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for peer in self.peers.iter().filter(|peer| peer.can(workload)) {
+            let figure = |of: Figure| self.samples.median(workload.name, peer.name, of);
+            let ratio = |to: &'static str, of: Figure| {
+                let found = self.samples.ratio(workload.name, peer.name, to, of);
+                found.map_or("-".to_owned(), |r| format!("{:.2}", r.median))
+            };
+            let Some(tps) = figure(TPS) else {
+                let why = self
+                    .samples
+                    .failure(workload.name, peer.name)
+                    .unwrap_or("did not run");
+                let _ = writeln!(out, "| {} | failed: {why} | | | | | | | | |", peer.name);
                 continue;
             };
-            let tps = |other: &Option<Row>| ratio(row.tps, other.as_ref().map(|r| r.tps));
-            let cpu = ratio(row.cpu_us, bouncer.as_ref().map(|r| r.cpu_us));
-            let cpu_us = if peer.pid.is_some() {
-                format!("{:.1}", row.cpu_us)
-            } else {
-                "-".to_owned()
-            };
-            let cpu = if peer.pid.is_some() { cpu } else { "-".to_owned() };
+            let has_cpu = peer.pid.is_some();
+            let number =
+                |n: Option<f64>, digits: usize| n.map_or("-".to_owned(), |n| format!("{n:.digits$}"));
             let _ = writeln!(
                 out,
-                "| {} | {:.0} | {} | {} | {cpu_us} | {cpu} | {:.2} | {:.2} |",
+                "| {} | {tps:.0} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 peer.name,
-                row.tps,
-                tps(&bouncer),
-                tps(&direct),
-                row.p50,
-                row.p99
+                ratio("pgbouncer", TPS),
+                ratio("direct", TPS),
+                if has_cpu {
+                    number(figure(CPU), 1)
+                } else {
+                    "-".to_owned()
+                },
+                if has_cpu {
+                    ratio("pgbouncer", CPU)
+                } else {
+                    "-".to_owned()
+                },
+                number(figure(SERVER), 1),
+                number(figure(P50), 2),
+                number(figure(P99), 2),
+                ratio("pgbouncer", P99),
             );
         }
     }
@@ -129,22 +216,19 @@ impl Report<'_> {
         if self.idle.is_empty() {
             return;
         }
-        out.push_str("\n## Memory per idle client\n\nGrowth of resident memory, beyond the kernel's.\n\n");
-        out.push_str("| peer | clients | bytes a client |\n|---|---:|---:|\n");
+        out.push_str(
+            "\n### Memory per idle client\n\nGrowth of resident memory, beyond the kernel's, by clients that logged in, asked one \
+             thing and stay. HAProxy and pgpool-II need a server for each: they are measured with as many as there are.\n\n",
+        );
+        out.push_str("| peer | clients | KB a client |\n|---|---:|---:|\n");
         for idle in self.idle {
-            let _ = writeln!(out, "| {} | {} | {} |", idle.peer, idle.clients, idle.bytes);
+            let shown = match &idle.bytes {
+                Ok(bytes) => format!("{:.1}", *bytes as f64 / 1024.0),
+                Err(fault) => format!("failed: {fault}"),
+            };
+            let _ = writeln!(out, "| {} | {} | {shown} |", idle.peer, idle.clients);
         }
     }
-}
-
-fn millis(of: Duration) -> f64 {
-    of.as_secs_f64() * 1000.0
-}
-
-fn ratio(own: f64, other: Option<f64>) -> String {
-    other
-        .filter(|o| *o > 0.0)
-        .map_or("-".to_owned(), |other| format!("{:.2}", own / other))
 }
 
 fn run(program: &str, args: &[&str]) -> String {

@@ -1,0 +1,46 @@
+//! Direct connections and our proxy.
+
+use pgstmtpool_tests::{Manifest, Proxy};
+
+use super::{Peer, Running, first_line};
+use crate::stage::Stage;
+
+/// The workload in which both settings of `applicationName` are compared.
+pub(super) const NAMES_WORKLOAD: &str = "app_names";
+
+pub(super) fn direct(stage: &Stage) -> Option<Peer> {
+    let version = format!(
+        "PostgreSQL {}",
+        stage.cluster.master().value("show server_version")
+    );
+    Some(Peer {
+        host: stage.host(),
+        clients_max: 1100,
+        ..Peer::new(stage, "direct", version, stage.port(), Running::Nothing)
+    })
+}
+
+pub(super) fn proxy(stage: &Stage) -> Option<Peer> {
+    Some(Peer {
+        setup: "default settings, workers.max 20",
+        ..started(stage, "proxy", stage.manifest())
+    })
+}
+
+/// The proxy with `applicationName: pool`: clients with different names need no prefix.
+pub(super) fn proxy_with_pool_names(stage: &Stage) -> Option<Peer> {
+    let manifest = stage.manifest().set("applicationName", "pool");
+    Some(Peer {
+        setup: "the same with applicationName: pool",
+        only: Some(NAMES_WORKLOAD),
+        ..started(stage, "proxy-pool", manifest)
+    })
+}
+
+fn started(stage: &Stage, name: &'static str, manifest: Manifest) -> Peer {
+    let manifest = manifest.named(name).write();
+    let proxy = Proxy::builder(&stage.world, &manifest).named(name).start();
+    let program = pgstmtpool_tests::program("pgstmtpool-proxy");
+    let version = first_line(program.to_str().expect("a path"), &["--version"]);
+    Peer::new(stage, name, version, proxy.port, Running::Proxy(Box::new(proxy)))
+}

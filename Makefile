@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help build test lint demo bench fuzz soak e2e images
+.PHONY: help build test lint demo bench fuzz soak e2e images cluster
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,5 +43,11 @@ soak: ## the failover tests for SOAK_MINUTES (default 60)
 e2e: ## end to end on Kubernetes
 	@echo "make e2e: there is no Kubernetes support yet, so there is nothing to run; see ARCHITECTURE.md" >&2; exit 1
 
-images: ## container images
-	@echo "make images: there are no container images yet; see ARCHITECTURE.md" >&2; exit 1
+cluster: ## a local three-node Kubernetes to try things on, in CLUSTER (default /tmp/pgstmtpool-cluster); tests/kubernetes/cluster.sh down ends it
+	@scripts/install-deps.sh e2e
+	@tests/kubernetes/cluster.sh up $${CLUSTER:-/tmp/pgstmtpool-cluster}
+
+images: ## the container image, without an engine, into dist/pgstmtpool.tar
+	@scripts/install-deps.sh build
+	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl --bins
+	@images/archive.sh programs $${CARGO_TARGET_DIR:-target}/release ghcr.io/pgstmtpool/pgstmtpool:0.1.0 dist/pgstmtpool.tar

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a make target needs, on Debian and Ubuntu, as root or with sudo. Quiet about what is there already.
 # Elsewhere, or without the right to install, it names exactly what is missing and exits with 1.
-#   usage: scripts/install-deps.sh build|test|bench
+#   usage: scripts/install-deps.sh build|test|bench|e2e
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -47,6 +47,25 @@ check_test() {
   fi
 }
 
+# The local cluster, its images and helm. With a cluster of your own (KUBECONFIG) only what builds helm and images.
+check_e2e() {
+  check_build
+  have_postgres || missing+=(postgresql postgresql-contrib)
+  have go || hints+=("Go 1.26 or newer (go.dev/dl): Kubernetes, helm and DNS of the local cluster are built with it")
+  need openssl openssl
+  [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
+  [ -z "${KUBECONFIG:-}" ] || return 0
+  need containerd containerd
+  need runc runc
+  need ip iproute2
+  need iptables iptables
+  need conntrack conntrack
+  need ethtool ethtool
+  need socat socat
+  need nsenter util-linux
+  [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+}
+
 check_bench() {
   check_test
   [ -n "${PGBOUNCER:-}" ] || need pgbouncer pgbouncer
@@ -88,8 +107,8 @@ make_venv() {
 }
 
 case $what in
-  build|test|bench) "check_$what" ;;
-  *) echo "usage: $0 build|test|bench" >&2; exit 2 ;;
+  build | test | bench | e2e) "check_$what" ;;
+  *) echo "usage: $0 build|test|bench|e2e" >&2; exit 2 ;;
 esac
 if ! install_missing; then
   hints+=("packages (Debian's names): ${missing[*]}")
@@ -99,4 +118,4 @@ if [ "${#hints[@]}" -gt 0 ]; then
   printf '  - %s\n' "${hints[@]}" >&2
   exit 1
 fi
-[ "$what" = build ] || make_venv
+case $what in test | bench) make_venv ;; esac

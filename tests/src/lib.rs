@@ -41,5 +41,5 @@ pub use stats::{Latencies, median};
 pub use status::Status;
 pub use tools::{Output, Python, pgbench, psql, run_to_end};
 pub use wait::{DEADLINE, wait_for, wait_until};
-pub use workload::{SetTest, SetVerdict, Tally};
+pub use workload::{Manner, SetTest, SetVerdict, Tally};
 pub use world::{Process, World, free_port, postgres_binary, postgres_major};

@@ -33,6 +33,38 @@ pub struct Tally {
     pub longest_us: AtomicU64,
     /// SQLSTATEs (or what happened to the socket) and how often.
     pub codes: Mutex<BTreeMap<String, u64>>,
+    /// When an insert was acknowledged last, and the longest time without one.
+    writes: Mutex<(Option<Instant>, Duration)>,
+}
+
+impl Tally {
+    /// The longest time that no insert was acknowledged to anybody, since the first one.
+    pub fn longest_gap(&self) -> Duration {
+        self.writes.lock().unwrap().1
+    }
+
+    fn written(&self) {
+        let now = Instant::now();
+        let mut writes = self.writes.lock().unwrap();
+        if let Some(last) = writes.0.replace(now) {
+            writes.1 = writes.1.max(now.duration_since(last));
+        }
+    }
+}
+
+/// Who the clients are, and how they go about it.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// The user they log in as.
+    pub user: String,
+    /// The database.
+    pub database: String,
+    /// The password, if the server asks for one.
+    pub password: Option<String>,
+    /// How long each rests after a statement.
+    pub pause: Duration,
+    /// How long one waits for an answer before it connects anew.
+    pub patience: Option<Duration>,
 }
 
 /// A running workload.
@@ -82,17 +114,28 @@ impl SetTest {
     /// Starts `clients` threads, spread over the addresses, each with its own connection. Of three statements two
     /// read and one inserts.
     pub fn start(addresses: &[Address], user: &str, database: &str, clients: usize) -> Self {
+        let manner = Manner {
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password: None,
+            pause: Duration::ZERO,
+            patience: None,
+        };
+        Self::start_as(addresses, &manner, 0, clients)
+    }
+
+    /// [`SetTest::start`] with a manner of one's own. Clients are numbered from `first`, and so are the rows they write.
+    pub fn start_as(addresses: &[Address], manner: &Manner, first: usize, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tally = Arc::new(Tally::default());
-        let threads = (0..clients).map(|client| {
+        let threads = (first..first + clients).map(|client| {
             let address = addresses[client % addresses.len()].clone();
             let (stop, tally) = (Arc::clone(&stop), Arc::clone(&tally));
-            let (user, database) = (user.to_owned(), database.to_owned());
+            let manner = manner.clone();
             std::thread::spawn(move || {
                 Client {
                     address,
-                    user,
-                    database,
+                    manner,
                     tally,
                     client,
                 }
@@ -130,17 +173,22 @@ impl SetTest {
 
     /// Stops all clients and compares what they were told with what is in the table of `master`.
     pub fn finish(self, master: &crate::Server) -> SetVerdict {
+        self.finish_with(|| {
+            let rows = master.sql("select n from set_test");
+            let numbers = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok());
+            numbers.collect()
+        })
+    }
+
+    /// [`SetTest::finish`] with another way to read the table back.
+    pub fn finish_with(self, read: impl FnOnce() -> Vec<i64>) -> SetVerdict {
         self.stop.store(true, Ordering::Relaxed);
         let told: Vec<(i64, Told, Instant)> = self
             .threads
             .into_iter()
             .flat_map(|t| t.join().expect("a client of the set test"))
             .collect();
-        let rows = master.sql("select n from set_test");
-        let found: Vec<i64> = rows
-            .iter()
-            .filter_map(|row| row.first()?.as_ref()?.parse().ok())
-            .collect();
+        let found = read();
         let mut verdict = judge(&told, &found);
         verdict.errors = self.tally.codes.lock().unwrap().clone();
         verdict
@@ -172,8 +220,7 @@ fn judge(told: &[(i64, Told, Instant)], found: &[i64]) -> SetVerdict {
 
 struct Client {
     address: Address,
-    user: String,
-    database: String,
+    manner: Manner,
     tally: Arc<Tally>,
     client: usize,
 }
@@ -201,7 +248,12 @@ impl Client {
             }
             number += 1;
             match result {
-                Ok(_) => self.succeeded(started.elapsed()),
+                Ok(_) => {
+                    if insert {
+                        self.tally.written();
+                    }
+                    self.succeeded(started.elapsed());
+                }
                 Err(error) => {
                     self.failed(&error);
                     if !matches!(&error, WireError::Db(e) if !e.is_fatal()) {
@@ -210,13 +262,25 @@ impl Client {
                     }
                 }
             }
+            if !self.manner.pause.is_zero() {
+                std::thread::sleep(self.manner.pause);
+            }
         }
         told
     }
 
     fn connect(&self) -> Option<Connection> {
-        match Connection::open(&self.address, &self.user, &self.database) {
-            Ok(connection) => Some(connection),
+        let parameters = [
+            ("user", self.manner.user.as_str()),
+            ("database", self.manner.database.as_str()),
+        ];
+        match Connection::open_with(&self.address, &parameters, self.manner.password.as_deref()) {
+            Ok(mut connection) => {
+                if let Some(patience) = self.manner.patience {
+                    connection.set_timeout(patience);
+                }
+                Some(connection)
+            }
             Err(error) => {
                 self.failed(&error);
                 std::thread::sleep(Duration::from_millis(20));

@@ -13,7 +13,7 @@ build: ## release builds of all programs in target/release
 	@scripts/install-deps.sh build
 	$(CARGO) build --release --workspace --bins --locked
 
-test: ## every test: units, wire scripts, real clusters, drivers, failover
+test: ## every test: units, wire scripts, real clusters, drivers, failover, Kubernetes (SKIP_E2E=1 leaves the last out)
 	@scripts/install-deps.sh test
 	@scripts/test.sh
 
@@ -40,8 +40,9 @@ soak: ## the failover tests for SOAK_MINUTES (default 60)
 	@scripts/install-deps.sh test
 	@scripts/soak.sh
 
-e2e: ## end to end on Kubernetes
-	@echo "make e2e: there is no Kubernetes support yet, so there is nothing to run; see ARCHITECTURE.md" >&2; exit 1
+e2e: ## end to end on Kubernetes: the cluster of KUBECONFIG, else a local one (root, cgroups); E2E_RELEASE=1 records what it measures
+	@scripts/install-deps.sh e2e
+	@scripts/e2e.sh
 
 cluster: ## a local three-node Kubernetes to try things on, in CLUSTER (default /tmp/pgstmtpool-cluster); tests/kubernetes/cluster.sh down ends it
 	@scripts/install-deps.sh e2e

@@ -26,7 +26,7 @@ add_users() {
 }
 
 # A docker archive: one layer, its configuration, and what says so. The same files give the same bytes.
-pack() { # name:tag, out, JSON of the configuration's "config"
+pack() { # name:tag[,name:tag...], out, JSON of the configuration's "config"
   local layer
   tar -C "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$work/layer.tar" .
   layer=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
@@ -34,7 +34,7 @@ pack() { # name:tag, out, JSON of the configuration's "config"
   [ "$(uname -m)" = aarch64 ] && machine=arm64
   printf '{"architecture":"%s","os":"linux","created":"1970-01-01T00:00:00Z","config":%s,"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
     "$machine" "$3" "$layer" >"$work/config.json"
-  printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$1" >"$work/manifest.json"
+  printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "${1//,/\",\"}" >"$work/manifest.json"
   mkdir -p "$(dirname "$2")"
   tar -C "$work" --owner=0 --group=0 --mtime=@0 -cf "$2.new" manifest.json config.json layer.tar
   mv "$2.new" "$2"

@@ -17,5 +17,13 @@ say "testing"
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) > 4 ? 4 : $(nproc)))}
 cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log"
 code=${PIPESTATUS[0]}
+say "end to end on Kubernetes"
+if [ "${SKIP_E2E:-}" = 1 ]; then
+  echo "NOT RUN, because SKIP_E2E=1: the charts and every scenario on a cluster. Nothing here says that they work."
+else
+  scripts/install-deps.sh e2e && scripts/e2e.sh 2>&1 | tee -a "$log"
+  for e2e in "${PIPESTATUS[@]}"; do if [ "$e2e" != 0 ]; then code=1; fi; done
+fi
 say "summary"
+if [ "${SKIP_E2E:-}" = 1 ]; then echo "  without the end-to-end tests (SKIP_E2E=1)"; fi
 scripts/summary.sh "$log" "$code"

@@ -65,101 +65,10 @@ fn checked(object: &Value) -> Result<PoolConfig, Vec<String>> {
 
 #[test]
 fn each_rule_lets_the_good_pass_and_refuses_the_bad() {
-    let table = [
-        ("{}", ""),
-        (
-            "master: {name: a, podName: a, weight: 5}",
-            "master.weight is of replicas only",
-        ),
-        (
-            "master: {name: a, podName: a, host: a}",
-            "exactly one of podName and host (with selector",
-        ),
-        (
-            "master: {name: a}",
-            "exactly one of podName and host (with selector",
-        ),
-        ("master: {name: a}\nreplicas: []\nselector: {app: pg}", ""),
-        (
-            "master: {name: a}\nselector: {app: pg}",
-            "replicas must be empty where selector",
-        ),
-        (
-            "replicas: [{name: b}]",
-            "must have exactly one of podName and host",
-        ),
-        (
-            "replicas: [{name: b, podName: b, host: b}]",
-            "must have exactly one of podName and host",
-        ),
-        (
-            "replicas: [{name: a, podName: a, weight: 50}, {name: b, podName: b}, {name: b, podName: b}]",
-            "",
-        ),
-        (
-            "replicas: [{name: a, podName: x}]",
-            "must have the master's address",
-        ),
-        (
-            "replicas: [{name: a, podName: a, port: 5433}]",
-            "must have the master's address",
-        ),
-        (
-            "replicas: [{name: b, podName: a}]",
-            "must have the master's address",
-        ),
-        ("replicas: [{name: b, podName: a, port: 5433}]", ""),
-        (
-            "replicas: [{name: b, podName: b}, {name: b, podName: c}]",
-            "replicas of one name must have one address",
-        ),
-        (
-            "replicas: [{name: b, podName: b}, {name: c, podName: b}]",
-            "replicas of one name must have one address",
-        ),
-        ("switchover: {to: b, requestId: '1'}", ""),
-        ("switchover: {to: a, requestId: '1'}", ""),
-        (
-            "switchover: {to: z, requestId: '1'}",
-            "switchover.to must name the master or a replica",
-        ),
-        ("switchover: {to: c, requestId: '1'}", "it is never promoted"),
-        ("durability: {mode: Required, syncReplicas: 2}", ""),
-        (
-            "durability: {mode: Required, syncReplicas: 3}",
-            "must be less than the number of servers",
-        ),
-        ("durability: {mode: Async, syncReplicas: 3}", ""),
-        ("ha: {enabled: true}", "adminSecretRef is missing"),
-        ("ha: {enabled: true}\nadminSecretRef: {name: s}", ""),
-        ("tls: {mode: require}", "certSecretRef is missing"),
-        ("tls: {mode: require, certSecretRef: {name: s}}", ""),
-        (
-            "tls: {clientCaSecretRef: {name: s}}",
-            "is of no use without certSecretRef",
-        ),
-        ("auth: {hba: []}", "must have at least one line"),
-        (
-            "auth: {hba: ['local all all trust', 'hostnossl a,b +g 10.0.0.0/8 md5', 'host all all all reject']}",
-            "",
-        ),
-        ("auth: {hba: ['host all all all ldap']}", "hba lines are:"),
-        ("auth: {hba: ['hosts all all all trust']}", "hba lines are:"),
-        (
-            "idleExemptions: [{}]",
-            "must have user, database, applicationName or address",
-        ),
-        ("idleExemptions: [{user: u}]", ""),
-        (
-            "proxy: {autoscaling: {minReplicas: 3, maxReplicas: 2, targetClients: 9}}",
-            "must be at most maxReplicas",
-        ),
-        (
-            "proxy: {autoscaling: {minReplicas: 2, maxReplicas: 2, targetClients: 9}}",
-            "",
-        ),
-    ];
-    for (spec, expected) in table {
+    let cases: Vec<Value> = serde_saphyr::from_str(include_str!("rules.yaml")).unwrap();
+    assert!(cases.len() > 30);
+    for case in cases {
+        let (spec, expected) = (case["spec"].as_str().unwrap(), case["refused"].as_str().unwrap());
         let object = object(spec);
         let found = messages(&object);
         match expected {

@@ -27,6 +27,7 @@ mod wait;
 mod workload;
 mod world;
 
+pub mod kube;
 pub mod script;
 pub mod wire;
 

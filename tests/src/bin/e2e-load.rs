@@ -83,7 +83,10 @@ fn main() {
         Action::Run(run) => run.work(),
         Action::Stop { folder } => fs::write(folder.join("stop"), "").expect("stop"),
         Action::Status { folder } => {
-            print!("{}", fs::read_to_string(folder.join("status.json")).expect("no status yet"));
+            print!(
+                "{}",
+                fs::read_to_string(folder.join("status.json")).expect("no status yet")
+            );
         }
     }
 }
@@ -136,10 +139,13 @@ impl Run {
     fn ask(&self, at: &Address, sql: &str, manner: &Manner) -> Vec<String> {
         let parameters = [("user", self.user.as_str()), ("database", self.database.as_str())];
         wait_for(sql, Duration::from_secs(120), || {
-            let mut ask = || -> Result<Vec<String>, WireError> {
+            let ask = || -> Result<Vec<String>, WireError> {
                 let mut connection = Connection::open_with(at, &parameters, manner.password.as_deref())?;
                 let rows = connection.query(sql)?;
-                Ok(rows.into_iter().filter_map(|row| row.into_iter().next()?).collect())
+                Ok(rows
+                    .into_iter()
+                    .filter_map(|row| row.into_iter().next()?)
+                    .collect())
             };
             ask().map_err(|error| error.to_string())
         })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use pgnet::auth::scram::{self, ScramError};
 
 use super::encode;
+
+/// How long it may take to connect.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A row as texts; `None` is NULL.
 pub type Row = Vec<Option<String>>;
@@ -169,6 +172,18 @@ pub struct Connection {
     pub status: u8,
 }
 
+/// Connects within some seconds: a machine that is cut off answers nothing at all.
+fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::other(format!("{host} has no address"));
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 impl Connection {
     /// Connects a socket, nothing more.
     ///
@@ -177,7 +192,7 @@ impl Connection {
     pub fn dial(address: &Address) -> Result<Self, WireError> {
         let socket = match address {
             Address::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port))?;
+                let stream = connect(host, *port)?;
                 stream.set_nodelay(true)?;
                 Socket::Tcp(stream)
             }

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# End to end on Kubernetes: the charts, then every scenario on one cluster: that of KUBECONFIG (E2E_LOAD: a command that
+# loads an image archive into it), else the local one of tests/kubernetes, which needs root and cgroups.
+# With E2E_RELEASE=1 the programs are release builds and what was measured is written to docs/BENCHMARKS.md.
+#   usage: scripts/e2e.sh [name of a test, and other arguments of the test program]
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+if [ -z "${KUBECONFIG:-}" ] && ! tests/kubernetes/cluster.sh check; then
+  echo "make e2e: set KUBECONFIG (and E2E_LOAD) to use a cluster of yours; SKIP_E2E=1 leaves this part of make test out" >&2
+  exit 1
+fi
+tests/kubernetes/build.sh >/dev/null
+export E2E_EVIDENCE=$target/e2e-failed
+rm -rf "$E2E_EVIDENCE"
+
+profile=()
+if [ "${E2E_RELEASE:-}" = 1 ]; then
+  profile=(--release)
+  E2E_NUMBERS=$(mktemp)
+  export E2E_NUMBERS
+fi
+# All of the workspace, as elsewhere: with a part of it cargo would build the same libraries again with fewer features.
+cargo build --workspace --bins --locked "${profile[@]}"
+cargo test --workspace --features pgstmtpool-tests/kubernetes --locked --no-fail-fast "${profile[@]}" \
+  --test charts --test e2e -- --test-threads=1 "$@"
+
+if [ "${E2E_RELEASE:-}" = 1 ]; then
+  {
+    sed '/^<!-- kubernetes: begin -->/,$d' docs/BENCHMARKS.md
+    echo '<!-- kubernetes: begin -->'
+    echo '## Kubernetes'
+    echo
+    echo "Measured by \`E2E_RELEASE=1 make e2e\` on $(date -u +%F): three nodes, control plane and workload on one machine with $(nproc) CPUs,"
+    echo "release builds, PostgreSQL 15 with \`durability: Required\`, \`failureThreshold: 6\`, \`probePeriod: 500ms\`, two proxies, eight clients."
+    echo
+    echo '| what | measured |'
+    echo '|---|---|'
+    cat "$E2E_NUMBERS"
+    echo '<!-- kubernetes: end -->'
+    if grep -q "^<!-- kubernetes: end -->" docs/BENCHMARKS.md; then sed "1,/^<!-- kubernetes: end -->/d" docs/BENCHMARKS.md; fi
+  } >docs/BENCHMARKS.md.new
+  mv docs/BENCHMARKS.md.new docs/BENCHMARKS.md
+  rm -f "$E2E_NUMBERS"
+fi

@@ -217,7 +217,7 @@ const STATES: &[State] = &[
         NOTHING,
         NOTHING,
     ),
-    pinned(
+    state(
         "LISTEN",
         &["listen leak"],
         ("select count(*) from pg_listening_channels()", "1"),

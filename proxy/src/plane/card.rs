@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::client::{Client, Peer};
+use super::ears::Ears;
 use super::rows::{ClientRow, PinRow};
 use super::slot::Slot;
 use super::worker::Worker;
@@ -39,6 +40,10 @@ pub(super) enum Kill {
     WhenIdle,
     /// Its server goes away in a switchover, and it keeps state there.
     Moving,
+    /// The connection that listens for it was lost, and `onListenGap` says that it has to know.
+    Gap,
+    /// It does not take its notifications.
+    Deaf,
     /// At once.
     Now,
 }
@@ -61,6 +66,8 @@ pub(super) struct Card {
     key_length: usize,
     /// In session mode: the process id and the key of its server connection, which are the client's.
     real: RefCell<Option<(i32, Bytes)>>,
+    /// What it listens to, and what it has not been told yet.
+    pub(super) ears: Ears,
     worker: RefCell<Weak<Worker>>,
     waker: RefCell<Option<Waker>>,
     database: String,
@@ -93,6 +100,7 @@ impl Card {
                 4
             },
             real: RefCell::new(None),
+            ears: Ears::default(),
             worker: RefCell::new(Weak::new()),
             waker: RefCell::new(None),
             database: client.database.to_string(),
@@ -114,6 +122,11 @@ impl Card {
             Some((real, secret)) => *real == process_id && same(secret, key),
             None => self.process_id == process_id && same(self.key(), key),
         }
+    }
+
+    /// The database it asked for.
+    pub(super) fn database(&self) -> &str {
+        &self.database
     }
 
     /// From now on the client is known by the process id and key of its own server connection.

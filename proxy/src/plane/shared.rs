@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::client::Doorman;
+use super::hub::Hubs;
 use super::thread::Command;
 
 /// Share of a data thread's time above which a pool spreads to a further thread, in thousandths.
@@ -17,6 +18,7 @@ pub(super) struct Shared {
     pub(super) proxy_id: u8,
     pub(super) doorman: Arc<dyn Doorman>,
     pub(super) budget: Budget,
+    pub(super) hubs: Hubs,
     pub(super) clients: AtomicUsize,
     pub(super) draining: AtomicBool,
     pub(super) threads: OnceLock<Vec<UnboundedSender<Command>>>,
@@ -33,6 +35,7 @@ impl Shared {
             proxy_id,
             doorman,
             budget: Budget::default(),
+            hubs: Hubs::default(),
             clients: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             threads: OnceLock::new(),

@@ -1,6 +1,7 @@
 //! A data thread: its own runtime, its clients, its pools. Nothing on it is shared with another thread.
 
 mod doors;
+mod listeners;
 mod moves;
 mod rows;
 
@@ -22,6 +23,7 @@ use super::card::Card;
 use super::catalogs::Catalogs;
 use super::client::Door;
 use super::counters::Counters;
+use super::hub::News;
 use super::pool::Pool;
 use super::rows::{ClientRow, PinRow, PoolRow, ServerRow};
 use super::settings::SettingsInterner;
@@ -29,6 +31,8 @@ use super::shared::Shared;
 use super::topology::{Server, Topology};
 use crate::classify::Classifier;
 use doors::{Traveller, accept, arrive, serve};
+pub(super) use listeners::Deaf;
+use listeners::Listeners;
 use moves::{apply, drain, paused};
 
 /// How long workers of a fenced master are waited for; they are closed, not asked.
@@ -54,6 +58,8 @@ pub(super) enum Command {
     Pause(Option<String>, oneshot::Sender<()>),
     Resume(Option<String>),
     Drain(Duration, oneshot::Sender<()>),
+    /// Of the hub of this database.
+    News(Arc<str>, News),
 }
 
 /// What requests for the master have to wait for.
@@ -103,6 +109,7 @@ pub(super) struct Thread {
     next_serial: Cell<u64>,
     buffers: RefCell<Vec<BytesMut>>,
     random: Cell<u64>,
+    listeners: RefCell<Listeners>,
 }
 
 impl Thread {
@@ -128,6 +135,7 @@ impl Thread {
             next_serial: Cell::new(0),
             buffers: RefCell::default(),
             random: Cell::new(u64::from_le_bytes(seed) | 1),
+            listeners: RefCell::default(),
         })
     }
 
@@ -206,16 +214,6 @@ impl Thread {
             *pool.credential.borrow_mut() = credential.clone();
         }
         pool.clone()
-    }
-
-    /// The client that holds, or held last, the worker with this process id on a server.
-    pub(super) fn client_of(&self, process_id: i32) -> Option<i32> {
-        let pools = self.pools.borrow();
-        let mut workers = pools.values().flat_map(|p| p.workers.borrow().clone());
-        workers
-            .find(|w| w.process_id == process_id)
-            .map(|w| w.last_client.get())
-            .filter(|client| *client != 0)
     }
 
     /// Whether requests of `database` for the master may go on.
@@ -339,6 +337,7 @@ async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
                 }
                 thread.changed.notify_waiters();
             }
+            Command::News(database, news) => thread.hear(&database, news),
             Command::Drain(deadline, done) => {
                 tokio::task::spawn_local(drain(thread.clone(), deadline, done));
             }

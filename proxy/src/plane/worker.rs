@@ -109,8 +109,12 @@ struct Inner {
     writing: Option<Waker>,
     /// No request may leave a transaction open: one that does is shown as failed.
     strict: bool,
+    /// Notifications that came while the worker was held: what becomes of them its holder decides.
+    heard: Vec<Bytes>,
     /// ParameterStatus is not passed on: the session computes its own (RESET returns to the worker's base, not to the session's).
     mute: bool,
+    /// ReadyForQuery is not passed on: the session has to do something before its client may go on, and sends its own.
+    holds_ready: bool,
 }
 
 /// What the pool has to know of a worker to offer it.
@@ -173,8 +177,6 @@ pub(super) struct Worker {
     /// Somebody prepared statements on it under names of its own.
     pub(super) foreign_prepared: Cell<bool>,
     pub(super) cleaning_since: Cell<Instant>,
-    /// Process id of the client that holds it or held it last: who sent a notification from here.
-    pub(super) last_client: Cell<i32>,
     /// Sum of what its queue is expected to take, in microseconds.
     expected: Cell<u32>,
     /// Session whose nextval it saw last.
@@ -226,7 +228,6 @@ impl Worker {
             tickets: Cell::new(0),
             foreign_prepared: Cell::new(false),
             cleaning_since: Cell::new(now),
-            last_client: Cell::new(0),
             expected: Cell::new(0),
             sequences_of: Cell::new(None),
             sequences_at: Cell::new(now),
@@ -249,6 +250,8 @@ impl Worker {
                 writing: None,
                 strict: false,
                 mute: false,
+                holds_ready: false,
+                heard: Vec::new(),
             }),
         });
         let io = Io::new(established.stream, established.buffered);
@@ -362,12 +365,16 @@ impl Worker {
         }
     }
 
-    /// Who holds the worker, if it is held: its slot, and its client's process id.
-    pub(super) fn set_holder(&self, holder: Option<(Rc<Slot>, i32)>) {
-        if let Some((_, client)) = &holder {
-            self.last_client.set(*client);
-        }
-        self.inner.borrow_mut().holder = holder.map(|(slot, _)| slot);
+    /// Who holds the worker, if it is held.
+    pub(super) fn set_holder(&self, holder: Option<Rc<Slot>>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.heard.clear();
+        inner.holder = holder;
+    }
+
+    /// The bodies of the notifications that came since the worker was taken, or since the last call.
+    pub(super) fn take_heard(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.inner.borrow_mut().heard)
     }
 
     /// Whether requests that leave a transaction open are shown as failed (statement mode).
@@ -383,6 +390,11 @@ impl Worker {
     /// Whether ParameterStatus is kept from the holder.
     pub(super) fn mute(&self, mute: bool) {
         self.inner.borrow_mut().mute = mute;
+    }
+
+    /// Whether ReadyForQuery is kept from the holder.
+    pub(super) fn hold_ready(&self, hold: bool) {
+        self.inner.borrow_mut().holds_ready = hold;
     }
 
     /// Wakes this task when everything appended is written.

@@ -55,6 +55,12 @@ pub(super) struct Lease {
     /// The server has to be asked whether state that cannot be moved is there.
     pub(super) ask_pins: bool,
     pub(super) sticky: Option<&'static str>,
+    /// The client's channels were brought to the worker.
+    pub(super) brought: bool,
+    /// It may listen on something else at its end than at its beginning.
+    pub(super) moves_ears: bool,
+    /// Notifications of this worker are known as the client's until the hub has handed them on.
+    pub(super) notified: bool,
     pub(super) pinned: bool,
     after: VecDeque<After>,
     /// Effects of the messages of the open batch.
@@ -91,6 +97,11 @@ pub(super) struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.notified
+            && let Some(thread) = self.pool.thread.upgrade()
+        {
+            thread.shared.hubs.forget_sender(self.worker.process_id);
+        }
         if !self.returned {
             if self.raw > 0 {
                 // The server waits for the rest of a message nobody has.
@@ -115,6 +126,9 @@ impl Lease {
             changed: Changed::default(),
             ask_pins: false,
             sticky: None,
+            brought: false,
+            moves_ears: false,
+            notified: false,
             pinned: false,
             after: VecDeque::new(),
             open: After {
@@ -273,13 +287,16 @@ impl Session {
                 Err(error) => return Err(self.told(&error)),
             };
             self.card.slot.clear();
-            worker.set_holder(Some((self.card.slot.clone(), self.card.process_id)));
+            worker.set_holder(Some(self.card.slot.clone()));
             self.card.set_worker(Some(&worker));
             self.card.set_doing(Doing::Leased);
             self.card.since.set(Instant::now());
             worker.set_strict(self.mode() == crds::PoolMode::Statement);
             let mut lease = Box::new(Lease::new(pool, worker));
             self.dress(&mut lease).await?;
+            if self.needs_ears(class) {
+                self.bring_ears(&mut lease).await?;
+            }
             if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
             {
                 self.begin(&mut lease, &begin);
@@ -336,9 +353,13 @@ impl Session {
                     self.after_requests(lease).await?;
                 }
                 lease.worker.mute(false);
+                lease.worker.hold_ready(false);
                 lease.owes_ready = false;
                 if lease.lost {
                     return self.mourn_before_ready(lease).await;
+                }
+                if lease.status == b'I' {
+                    self.take_mail();
                 }
                 pgnet::backend::ready_for_query(&mut self.out, lease.status);
                 self.flush().await?;

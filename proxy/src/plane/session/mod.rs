@@ -7,6 +7,7 @@ mod effects;
 mod greet;
 mod io;
 mod lease;
+mod listen;
 mod local;
 mod names;
 mod policy;
@@ -166,6 +167,9 @@ impl Session {
                 self.settle_lease(lease);
                 continue;
             }
+            if self.transaction == Transaction::None {
+                self.take_mail();
+            }
             self.flush().await?;
             match self
                 .scan
@@ -208,7 +212,10 @@ impl Session {
             ) {
                 return Poll::Ready(Err(leave));
             }
-            io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx)
+            if self.transaction == Transaction::None && self.card.ears.has_mail() {
+                return Poll::Ready(Ok(None));
+            }
+            io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx).map_ok(Some)
         });
         let read = match limit {
             None => read.await,
@@ -217,7 +224,9 @@ impl Session {
                 Err(_) => return Err(too_idle(what)),
             },
         };
-        let n = read?;
+        let Some(n) = read? else {
+            return Ok(()); // there is something to tell the client
+        };
         if n == 0 {
             return Err(Leave::Gone);
         }
@@ -264,6 +273,9 @@ impl Session {
                     }
                 };
                 let class = self.classify(text);
+                if let Some(done) = self.listen_alone(unit, total, &class, None).await {
+                    return done;
+                }
                 self.names.drop_unnamed();
                 let decision = policy::query(
                     &class,
@@ -275,6 +287,9 @@ impl Session {
             }
             Unit::Batch { total } => {
                 let batch = self.inspect(total)?;
+                if let Some(done) = self.listen_alone(unit, total, &batch.class, Some(&batch)).await {
+                    return done;
+                }
                 let decision = policy::batch(
                     &batch,
                     &self.transaction,
@@ -495,6 +510,19 @@ impl Session {
 fn killed(card: &Card, idle: bool) -> Option<Leave> {
     let why = match card.kill.get()? {
         Kill::WhenIdle | Kill::Moving if !idle => return None,
+        Kill::Gap if !idle => return None,
+        Kill::Gap => {
+            return Some(Leave::fatal(
+                SqlState::CONNECTION_FAILURE,
+                "terminating connection because notifications may have been lost",
+            ));
+        }
+        Kill::Deaf => {
+            return Some(Leave::fatal(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "terminating connection because it does not take its notifications",
+            ));
+        }
         Kill::Moving => "terminating connection because its server is being switched over",
         Kill::WhenIdle | Kill::Now => "terminating connection because the proxy is shutting down",
     };

@@ -228,7 +228,6 @@ fn is_whole_transaction(class: &Class) -> bool {
 /// Why a session will be pinned after a request of this class, as SHOW PINS names it.
 pub(super) fn pin_reason(class: &Class) -> Option<&'static str> {
     Some(match state_that_cannot_move(class)? {
-        "LISTEN" => "listen",
         "a temporary table" => "temporary table",
         "a session-level advisory lock" => "advisory lock",
         "a cursor WITH HOLD" => "hold cursor",
@@ -252,7 +251,6 @@ pub(super) fn state_that_cannot_move(class: &Class) -> Option<&'static str> {
         _ => false,
     };
     [
-        (touches.intersects(Touches::LISTEN), "LISTEN"),
         (temp, "a temporary table"),
         (
             touches.intersects(Touches::ADVISORY_LOCK),

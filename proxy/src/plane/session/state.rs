@@ -66,6 +66,7 @@ impl Session {
 
     /// After the last request on a quiet worker: reads back the settings it changed, and asks what pins it.
     pub(super) async fn after_requests(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        self.heard_by_all(lease).await;
         let changed = std::mem::take(&mut lease.changed);
         if changed.all || !changed.names.is_empty() || !changed.reset.is_empty() {
             lease.dirty = true;
@@ -74,16 +75,23 @@ impl Session {
         if lease.ask_pins && !lease.lost {
             lease.ask_pins = false;
             let mut reasons: Vec<&'static str> = Vec::new();
+            let mut listens = false;
             if let Ok(rows) = self.internal(lease, PINS).await? {
                 let counts = rows.first().map(Vec::as_slice).unwrap_or_default();
+                listens = counts.first().is_some_and(|n| n.as_deref() != Some(b"0"));
                 reasons.extend(
                     PIN_NAMES
                         .iter()
                         .zip(counts)
+                        .skip(1)
                         .filter(|(_, n)| n.as_deref() != Some(b"0"))
                         .map(|(why, _)| *why),
                 );
             }
+            if listens || lease.brought {
+                self.settle_ears(lease).await?;
+            }
+            lease.moves_ears = false;
             reasons.extend(lease.sticky);
             lease.dirty |= !reasons.is_empty();
             lease.pinned = !reasons.is_empty();

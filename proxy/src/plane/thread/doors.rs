@@ -173,7 +173,10 @@ struct Present {
 impl Drop for Present {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.thread.cards.borrow_mut().remove(&id);
+            let card = self.thread.cards.borrow_mut().remove(&id);
+            if let Some(card) = card {
+                self.thread.unlisten_all(&card);
+            }
         }
         self.thread.counters.clients.sub(1);
         self.thread.shared.load[self.thread.index].fetch_sub(1, Relaxed);

@@ -137,7 +137,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                             deliver(worker, inner, io, &mut run);
                             pass(inner, error_frame(&unconfirmed()));
                         }
-                        if inner.mute && verdict_forwards(&verdict) {
+                        if (inner.mute || inner.holds_ready) && verdict_forwards(&verdict) {
                             verdict = Verdict::Swallow;
                         }
                         if status == b'T' && inner.strict && verdict_forwards(&verdict) {
@@ -194,6 +194,9 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
     }
     Ok(())
 }
+
+/// Notifications kept between a LISTEN on a worker and its move to the hub, which takes milliseconds.
+const HEARD_MAX: usize = 100_000;
 
 fn verdict_forwards(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Forward)
@@ -306,23 +309,22 @@ fn on_parameter_status(inner: &Inner) -> Verdict {
     }
 }
 
-/// `A`: only a session that holds the worker can have listened on it. The sender is shown as the client it was, where
-/// that is one of this data thread's: an application recognises its own notifications by the process id it was given.
-fn on_notification(worker: &Worker, inner: &Inner, body: &[u8]) {
-    let (Some(holder), Some(sender)) = (&inner.holder, body.get(..4)) else {
+/// `A`: only a session that holds the worker can have listened on it. In session mode it is told as it is; else it listens at
+/// the hub, and decides itself what of this it has not heard there.
+fn on_notification(worker: &Worker, inner: &mut Inner, body: &[u8]) {
+    let Some(holder) = &inner.holder else {
         return;
     };
-    let sender = i32::from_be_bytes([sender[0], sender[1], sender[2], sender[3]]);
-    let client = worker
-        .pool
-        .upgrade()
-        .and_then(|p| p.thread.upgrade())
-        .and_then(|t| t.client_of(sender));
+    if !worker.direct {
+        if inner.heard.len() < HEARD_MAX {
+            inner.heard.push(Bytes::copy_from_slice(body));
+        }
+        return;
+    }
     let mut frame = BytesMut::with_capacity(body.len() + 5);
     frame.put_u8(b'A');
     frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
-    frame.put_i32(client.unwrap_or(sender));
-    frame.extend_from_slice(&body[4..]);
+    frame.extend_from_slice(body);
     holder.push(frame.freeze());
 }
 

@@ -19,7 +19,7 @@ use super::super::translate;
 use super::super::unit::{self, HOLD_MAX, UnitError};
 use super::super::{Leave, Session, asker};
 use super::{Lease, Loss, UNWRITTEN_MAX};
-use crate::classify::{Class, Kind};
+use crate::classify::{Class, Kind, Touches};
 
 /// As SHOW PINS names the reason.
 const REASON: &str = "session mode";
@@ -52,7 +52,7 @@ impl Session {
                 Err(error) => return Err(self.turned_away(&error)),
             };
             self.card.slot.clear();
-            worker.set_holder(Some((self.card.slot.clone(), worker.process_id)));
+            worker.set_holder(Some(self.card.slot.clone()));
             worker.set_strict(false);
             self.card.set_worker(Some(&worker));
             self.card.adopt(worker.process_id, worker.cancel_key.clone());
@@ -197,6 +197,10 @@ impl Session {
         };
         let class = text.map_or_else(|| Class::of(Kind::Unknown), |text| self.classify(text));
         lease.expect(&class);
+        if class.touches.intersects(Touches::TEMP) {
+            // Its temporary schema would stay, empty, and PREPARE TRANSACTION would tell the difference.
+            lease.sticky = lease.sticky.or(Some("temporary schema"));
+        }
         // A prepared statement stays under its name; what currval remembers stays, too.
         let named = tag == b'P' && body.is_none_or(|body| body.first() != Some(&0));
         lease.dirty |= named || lease.open.effects.sequences;

@@ -190,7 +190,18 @@ impl Session {
             lease.leave = true;
             return Ok(false);
         }
-        if needs_quiet(&class.kind) {
+        if self.needs_ears(&class) && !lease.begin_ahead {
+            if lease.outstanding > 0 || lease.worker.batch_is_open() {
+                return Ok(false);
+            }
+            self.bring_ears(lease).await?;
+        }
+        // A client hears what it says itself before its statement ends, and listens when it is told so.
+        lease.moves_ears |= self.moves_ears(&class);
+        let holds_ready = !lease.begin_ahead
+            && (lease.moves_ears
+                || lease.status == b'I' && matches!(class.kind, Kind::Notify) && self.card.ears.listens());
+        if needs_quiet(&class.kind) || holds_ready {
             if lease.outstanding > 0 || lease.worker.batch_is_open() && !lease.begin_ahead {
                 return Ok(false);
             }
@@ -209,11 +220,16 @@ impl Session {
         }
         lease.expect(&class);
         let settings = &lease.open.effects.settings;
+        if holds_ready {
+            lease.worker.hold_ready(true);
+            lease.owes_ready = true;
+        }
         if settings.all || !settings.reset.is_empty() {
             // Its ParameterStatus and ReadyForQuery are ours: they depend on this session's settings, not on the worker's.
             lease.worker.mute(true);
             lease.owes_ready = true;
         }
+        self.note_sender(lease, &class);
         self.note_sql(lease, &class.kind, total);
         lease.expects_copy = expects_copy(&class.kind);
         let input = self.input.split_to(total);
@@ -237,7 +253,23 @@ impl Session {
 
     /// Before a batch begins: statements made by SQL PREPARE that it names are made known to the worker. False: it has to wait.
     pub(super) async fn sql_names_ready(&mut self, lease: &mut Lease) -> Result<bool, Leave> {
-        if !self.names.has_sql() || lease.worker.batch_is_open() {
+        if lease.worker.batch_is_open() {
+            return Ok(true);
+        }
+        if self.card.ears.listens()
+            && self.input.first() == Some(&b'P')
+            && let Ok(Some((message, _))) = frame::split(&self.input, u32::MAX >> 1)
+            && let Ok((_, text, _)) = translate::parse_parts(message.body)
+        {
+            let class = self.classify(text);
+            if self.needs_ears(&class) {
+                if lease.outstanding > 0 {
+                    return Ok(false);
+                }
+                self.bring_ears(lease).await?;
+            }
+        }
+        if !self.names.has_sql() {
             return Ok(true);
         }
         if lease.outstanding > 0 {
@@ -307,6 +339,7 @@ impl Session {
                 return Ok(false);
             }
             lease.expect(&class);
+            self.note_sender(lease, &class);
             lease.expects_copy |= expects_copy(&class.kind);
             lease.open.effects.forgets_prepared |= matches!(class.kind, Kind::Deallocate { name: None });
             if let Kind::Deallocate { name: Some(name) } = &class.kind {
@@ -320,6 +353,7 @@ impl Session {
             if let Some(statement) = self.names.get(name) {
                 let class = statement.class.borrow().clone();
                 lease.expect(&class);
+                self.note_sender(lease, &class);
                 lease.expects_copy |= expects_copy(&class.kind);
             }
         }

@@ -47,6 +47,12 @@ impl Session {
             // The client's time to take its reply runs from when it stopped taking it.
             progress |= !delivered && (!unsent || self.thread.counters.bytes_out.read() != before);
             progress |= self.absorb(lease);
+            if idle && lease.status == b'I' && self.card.ears.has_mail() && delivered {
+                let mut mail = bytes::BytesMut::new();
+                self.card.ears.take(&mut mail, usize::MAX);
+                slot.push(mail.freeze());
+                progress = true;
+            }
             if let Some(leave) = killed(&self.card, idle && lease.status == b'I' && self.input.is_empty()) {
                 return Poll::Ready(Err(leave));
             }

@@ -1,12 +1,14 @@
 //! Where the `PgPool` resource, its status and its Secrets come from, and how a proxy acknowledges.
 //!
 //! [`ClusterSource`] is the one way to all of that, for proxies and operator alike; it is used as
-//! `Arc<dyn ClusterSource>`. Behind it are files ([`FileSource`]); the Kubernetes API is only another implementation.
+//! `Arc<dyn ClusterSource>`. Behind it are files ([`FileSource`]); the Kubernetes API (`kube`) is only another implementation.
 //!
 //! Begin with [`Snapshot`] (what is read), [`ClusterSource::compare_and_swap`] (what the operator writes) and
 //! [`ProxyReport`] (what each proxy writes). Nothing here decides anything about servers.
 
 mod file;
+#[cfg(feature = "kube")]
+pub mod kube;
 mod memory;
 mod report;
 mod request;

@@ -19,6 +19,9 @@ pub struct Request {
     /// As `spec.failover`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<FailoverRequest>,
+    /// As `spec.ha.paused`; absent: as the manifest says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
 }
 
 /// As `spec.switchover`.
@@ -100,6 +103,7 @@ mod tests {
         let request = Request {
             switchover: Some(switchover),
             failover: Some(failover),
+            paused: Some(true),
         };
         request.write(&path).unwrap();
         assert_eq!(Request::read(&path).unwrap(), Some(request));

@@ -63,6 +63,14 @@ impl Secrets {
         self.by_name.insert(name.into(), secret);
     }
 
+    /// Adds a Secret as `before` has it, if it has it.
+    #[cfg(feature = "kube")]
+    pub(crate) fn keep(&mut self, name: &str, before: &Self) {
+        if let Some(secret) = before.by_name.get(name) {
+            self.by_name.insert(name.to_owned(), secret.clone());
+        }
+    }
+
     /// Whether there is a Secret of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.by_name.contains_key(name)

@@ -2,7 +2,8 @@
 
 use crate::Exit;
 use crate::cli::{Failover, Switchover, Wait};
-use cluster::{ClusterSource, FailoverRequest, FileSource, Request, SwitchoverRequest};
+use crate::place::Place;
+use cluster::{FailoverRequest, Request, SwitchoverRequest};
 use crds::status::{OperationOutcome, OperationStep, PgPoolStatus};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,8 +13,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// An operator that has not taken a request up by then is probably not there.
 const SILENCE: Duration = Duration::from_secs(15);
 
-async fn current(source: &FileSource) -> Option<PgPoolStatus> {
-    source.current().await.ok()?.status.as_deref().cloned()
+async fn current(place: &Place) -> Option<PgPoolStatus> {
+    place.source().current().await.ok()?.status.as_deref().cloned()
 }
 
 fn fail(message: &str) -> Exit {
@@ -21,16 +22,27 @@ fn fail(message: &str) -> Exit {
     Exit::Failed
 }
 
-fn write(source: &FileSource, request: &Request) -> Result<(), Exit> {
-    let path = Request::path(&source.status_path());
-    request
-        .write(&path)
-        .map_err(|error| fail(&format!("{}: {error}", path.display())))
+async fn write(place: &Place, request: &Request) -> Result<(), Exit> {
+    place.ask(request).await.map_err(|error| fail(&error))
+}
+
+/// Asks that no operation is started, or that they may be again.
+pub(crate) async fn pause(place: &Place, paused: bool) -> Exit {
+    let request = Request {
+        paused: Some(paused),
+        ..Request::default()
+    };
+    match write(place, &request).await {
+        Ok(()) if paused => println!("paused: no failover and no switchover is started"),
+        Ok(()) => println!("resumed"),
+        Err(exit) => return exit,
+    }
+    Exit::Good
 }
 
 /// Asks for a planned switchover.
-pub(crate) async fn switchover(source: &FileSource, asked: &Switchover) -> Exit {
-    let Ok(snapshot) = source.current().await else {
+pub(crate) async fn switchover(place: &Place, asked: &Switchover) -> Exit {
+    let Ok(snapshot) = place.source().current().await else {
         return fail("the manifest cannot be read");
     };
     if snapshot.config.server(&asked.to).is_none() {
@@ -59,13 +71,11 @@ pub(crate) async fn switchover(source: &FileSource, asked: &Switchover) -> Exit 
         request_id: id.clone(),
         force: asked.force,
     };
-    if let Err(exit) = write(
-        source,
-        &Request {
-            switchover: Some(switchover),
-            failover: None,
-        },
-    ) {
+    let request = Request {
+        switchover: Some(switchover),
+        ..Request::default()
+    };
+    if let Err(exit) = write(place, &request).await {
         return exit;
     }
     if !asked.wait.wait {
@@ -73,7 +83,7 @@ pub(crate) async fn switchover(source: &FileSource, asked: &Switchover) -> Exit 
         return Exit::Good;
     }
     let known: Vec<String> = status.history.iter().map(|record| record.id.clone()).collect();
-    wait(source, &asked.wait, |status| {
+    wait(place, &asked.wait, |status| {
         let served = status.last_switchover_request.as_deref() == Some(&id);
         let record = status.history.iter().find(|record| !known.contains(&record.id))?;
         served.then(|| {
@@ -90,8 +100,8 @@ pub(crate) async fn switchover(source: &FileSource, asked: &Switchover) -> Exit 
 }
 
 /// Forces a blocked failover on.
-pub(crate) async fn failover(source: &FileSource, asked: &Failover) -> Exit {
-    let Some(status) = current(source).await else {
+pub(crate) async fn failover(place: &Place, asked: &Failover) -> Exit {
+    let Some(status) = current(place).await else {
         return fail("there is no status: is the operator running?");
     };
     match &status.operation {
@@ -106,12 +116,12 @@ pub(crate) async fn failover(source: &FileSource, asked: &Failover) -> Exit {
         None => return fail("no operation is under way"),
     }
     let request = Request {
-        switchover: None,
         failover: Some(FailoverRequest {
             force: asked.force.clone(),
         }),
+        ..Request::default()
     };
-    if let Err(exit) = write(source, &request) {
+    if let Err(exit) = write(place, &request).await {
         return exit;
     }
     if !asked.wait.wait {
@@ -119,7 +129,7 @@ pub(crate) async fn failover(source: &FileSource, asked: &Failover) -> Exit {
         return Exit::Good;
     }
     let id = asked.force.clone();
-    wait(source, &asked.wait, |status| {
+    wait(place, &asked.wait, |status| {
         let record = status.history.iter().find(|record| record.id == id)?;
         Some((
             record.outcome,
@@ -131,7 +141,7 @@ pub(crate) async fn failover(source: &FileSource, asked: &Failover) -> Exit {
 
 /// Shows the steps until `done` finds the end.
 async fn wait(
-    source: &FileSource,
+    place: &Place,
     wait: &Wait,
     done: impl Fn(&PgPoolStatus) -> Option<(OperationOutcome, String)>,
 ) -> Exit {
@@ -139,7 +149,7 @@ async fn wait(
     let begun = Instant::now();
     let mut taken_up = false;
     while begun.elapsed() < Duration::from_secs(wait.timeout) {
-        if let Some(status) = current(source).await {
+        if let Some(status) = current(place).await {
             if let Some((outcome, message)) = done(&status) {
                 progress.end();
                 println!("{outcome:?}: {message}");

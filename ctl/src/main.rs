@@ -4,11 +4,14 @@
 
 mod ask;
 mod cli;
+mod look;
+mod place;
 mod show;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use cluster::{ClusterSource, FileSource, Snapshot, SourceError};
+use cluster::Snapshot;
+use place::{Place, faults};
 use std::process::ExitCode;
 
 /// How a command ended. These numbers are part of the interface.
@@ -51,22 +54,29 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Exit {
-    let source = match FileSource::open(&cli.config, cli.pool.as_deref()) {
-        Ok(source) => source,
-        Err(error) => return faults(error),
+    let place = match Place::open(&cli).await {
+        Ok(place) => place,
+        Err(exit) => return exit,
     };
     match cli.command {
-        Command::Status { json } => match source.current().await {
-            Ok(snapshot) => status(&source, &snapshot, json).await,
+        Command::Status { json, .. } => match place.source().current().await {
+            Ok(snapshot) => status(&place, &snapshot, json).await,
             Err(error) => faults(error),
         },
-        Command::Switchover(request) => ask::switchover(&source, &request).await,
-        Command::Failover(request) => ask::failover(&source, &request).await,
+        Command::Switchover(request) => ask::switchover(&place, &request).await,
+        Command::Failover(request) => ask::failover(&place, &request).await,
+        Command::Pause(_) => ask::pause(&place, true).await,
+        Command::Resume(_) => ask::pause(&place, false).await,
+        Command::Logs { tail, .. } => look::logs(&place, tail).await,
+        Command::Doctor { .. } => match place.source().current().await {
+            Ok(snapshot) => look::doctor(&place, &snapshot).await,
+            Err(error) => faults(error),
+        },
     }
 }
 
-async fn status(source: &FileSource, snapshot: &Snapshot, json: bool) -> Exit {
-    let proxies = source.proxies().await.unwrap_or_default();
+async fn status(place: &Place, snapshot: &Snapshot, json: bool) -> Exit {
+    let proxies = place.source().proxies().await.unwrap_or_default();
     for fault in snapshot.faults.iter() {
         eprintln!("{fault}");
     }
@@ -83,12 +93,4 @@ async fn status(source: &FileSource, snapshot: &Snapshot, json: bool) -> Exit {
         }
     }
     show::verdict(snapshot.status.as_deref())
-}
-
-/// Every fault on a line of its own.
-fn faults(error: SourceError) -> Exit {
-    for fault in error.into_faults() {
-        eprintln!("{fault}");
-    }
-    Exit::Invalid
 }

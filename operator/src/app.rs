@@ -2,12 +2,13 @@
 
 use crate::health::Health;
 use crate::http;
+use crate::kube;
 use crate::pool::{Actor, Options};
 use crate::servers::Commands;
 use clap::{Parser, ValueEnum};
 use cluster::{FileSource, Request, SourceError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use tracing_subscriber::EnvFilter;
 const INVALID: u8 = 2;
 /// Another operator leads this pool.
 const NOT_ALONE: u8 = 3;
+/// Where a pod reads its own namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// How long another operator is waited for: one that is being replaced needs a moment to go.
 const LEAD_WAIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +36,9 @@ const LEAD_WAIT: Duration = Duration::from_secs(10);
     after_help = "\
 Without `ha: {enabled: true}` in the manifest it only follows whoever is master and changes nothing on any server.
 
-It writes the status beside the manifest (x.yaml -> x.status.yaml); proxies follow that. One operator a pool: a second one
+Without --config it serves the PgPools of the Kubernetes API; several operators may run, one leads (Lease pgstmtpool-operator).
+
+With --config it writes the status beside the manifest (x.yaml -> x.status.yaml); proxies follow that. One operator a pool: a second one
 waits ten seconds and leaves with exit code 3.
 
 COMMANDS FOR SERVERS
@@ -55,9 +60,21 @@ EXIT CODES
   0 stopped by a signal, or --check found nothing wrong   1 a fault at run time   2 a bad manifest   3 another operator leads"
 )]
 pub struct Cli {
-    /// The manifest: a YAML file with a PgPool, and any Secrets it names
+    /// The manifest: a YAML file with a PgPool, and any Secrets it names [default: the Kubernetes API]
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+
+    /// Serve the PgPools of the Kubernetes API, as without --config
+    #[arg(long, conflicts_with_all = ["config", "pool", "check", "restart_command", "rewind_command"])]
+    pub kubernetes: bool,
+
+    /// The namespace whose PgPools are served [default: that of the operator's pod]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub namespace: Option<String>,
+
+    /// Serve the PgPools of all namespaces
+    #[arg(long, conflicts_with_all = ["config", "namespace"])]
+    pub all_namespaces: bool,
 
     /// Which PgPool, when the file holds several
     #[arg(long, value_name = "NAME")]
@@ -97,7 +114,13 @@ pub enum LogFormat {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check {
-        return check(&cli);
+        return match &cli.config {
+            Some(config) => check(config, cli.pool.as_deref()),
+            None => {
+                eprintln!("--check needs --config: in a cluster the API checks what is applied");
+                ExitCode::from(INVALID)
+            }
+        };
     }
     log_as(cli.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,7 +129,12 @@ pub fn main() -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(run(cli));
+            let code = runtime.block_on(async {
+                match cli.config.clone() {
+                    Some(config) => run(cli, &config).await,
+                    None => run_in_cluster(cli).await,
+                }
+            });
             // A look-up of a name may hang in a thread of its own.
             runtime.shutdown_timeout(Duration::from_secs(1));
             code
@@ -118,8 +146,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn check(cli: &Cli) -> ExitCode {
-    match cluster::check(&cli.config, cli.pool.as_deref()) {
+fn check(config: &Path, pool: Option<&str>) -> ExitCode {
+    match cluster::check(config, pool) {
         Ok(checked) => {
             for warning in checked.warnings {
                 eprintln!("warning: {warning}");
@@ -152,8 +180,8 @@ fn log_as(format: LogFormat) {
     }
 }
 
-async fn run(cli: Cli) -> ExitCode {
-    let source = match FileSource::open(&cli.config, cli.pool.as_deref()) {
+async fn run(cli: Cli, config: &Path) -> ExitCode {
+    let source = match FileSource::open(config, cli.pool.as_deref()) {
         Ok(source) => source,
         Err(error) => return faults(error),
     };
@@ -165,35 +193,25 @@ async fn run(cli: Cli) -> ExitCode {
         commands: Commands {
             restart: cli.restart_command,
             rewind: cli.rewind_command,
+            pods: None,
         },
         request_path: Some(Request::path(&source.status_path())),
+        ..Options::default()
     };
-    let health = Arc::new(Health::new(source.pool()));
+    let health = Arc::new(Health::new(source.pool(), None));
     info!(pool = source.pool(), status = %source.status_path().display(), "Operator started");
-    let listener = match cli.http_listen {
-        None => None,
-        Some(address) => match TcpListener::bind(address).await {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                error!(%address, %error, "Cannot listen");
-                return ExitCode::FAILURE;
-            }
-        },
+    let listener = match listen(cli.http_listen).await {
+        Ok(listener) => listener,
+        Err(code) => return code,
     };
     let actor = match Actor::open(Arc::new(source), options, Arc::clone(&health)).await {
         Ok(actor) => actor,
         Err(error) => return faults(error),
     };
     let (stop, stopped) = watch::channel(false);
-    let served = async {
-        match listener {
-            Some(listener) => http::serve(listener, health).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         () = actor.run(stopped) => {}
-        () = served => {}
+        () = served(listener, health) => {}
         () = signalled() => {
             // Whatever is under way is recorded: the next operator goes on.
             info!("Stopped by a signal");
@@ -202,6 +220,72 @@ async fn run(cli: Cli) -> ExitCode {
     }
     drop(leadership);
     ExitCode::SUCCESS
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ExitCode> {
+    let Some(address) = address else { return Ok(None) };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => {
+            error!(%address, %error, "Cannot listen");
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn served(listener: Option<TcpListener>, report: Arc<dyn http::Report>) {
+    match listener {
+        Some(listener) => http::serve(listener, report).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// All pools of a namespace, or of the cluster. The lead that is lost ends the program: another one has it.
+async fn run_in_cluster(cli: Cli) -> ExitCode {
+    let own_namespace = environment("POD_NAMESPACE")
+        .or_else(|| std::fs::read_to_string(NAMESPACE_FILE).ok())
+        .unwrap_or_else(|| "default".to_owned());
+    let pod = environment("POD_NAME").or_else(|| environment("HOSTNAME"));
+    let options = kube::Options {
+        namespace: match cli.all_namespaces {
+            true => None,
+            false => Some(cli.namespace.unwrap_or_else(|| own_namespace.clone())),
+        },
+        own_namespace,
+        // A container that is restarted in its pod is the same one: the Lease is its own still.
+        identity: pod.unwrap_or_else(|| format!("process-{}", std::process::id())),
+        image: environment("PGSTMTPOOL_PROXY_IMAGE"),
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), ?options, "Operator started");
+    let listener = match listen(cli.http_listen).await {
+        Ok(listener) => listener,
+        Err(code) => return code,
+    };
+    let reports = Arc::new(kube::Reports::default());
+    let (stop, stopped) = watch::channel(false);
+    let mut work = std::pin::pin!(kube::run(options, Arc::clone(&reports), stopped));
+    let ended = tokio::select! {
+        ended = &mut work => ended,
+        () = served(listener, reports) => Ok(()),
+        () = signalled() => {
+            info!("Stopped by a signal");
+            let _ = stop.send(true);
+            // The lead is given back, and whatever is under way is recorded.
+            return match tokio::time::timeout(Duration::from_secs(5), work).await {
+                Ok(Ok(())) => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+        }
+    };
+    match ended {
+        Ok(()) => warn!("Ended: this operator does not lead any more"),
+        Err(error) => error!(%error, "Cannot run"),
+    }
+    ExitCode::FAILURE
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 async fn lead(source: &FileSource) -> Result<cluster::Leadership, ExitCode> {

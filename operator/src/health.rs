@@ -1,6 +1,7 @@
 //! What the operator counts, and whether it is well. One a pool.
 
 use crate::core::{ActKind, Core, Mode, Probe, Reason, Step};
+use crate::http::Report;
 use crate::pool::lag_bytes;
 use crds::status::PgPoolStatus;
 use prometheus_client::encoding::text::encode;
@@ -38,12 +39,13 @@ pub struct Health {
 }
 
 impl Health {
-    /// For the pool of this name.
-    pub fn new(pool: &str) -> Self {
-        let mut registry = Registry::with_prefix_and_labels(
-            "pgstmtpool_operator",
-            [("pool".into(), pool.to_owned().into())].into_iter(),
-        );
+    /// For the pool of this name, in a namespace where there are any.
+    pub fn new(pool: &str, namespace: Option<&str>) -> Self {
+        let labels = [("pool", Some(pool)), ("namespace", namespace)];
+        let labels = labels
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.into(), value?.to_owned().into())));
+        let mut registry = Registry::with_prefix_and_labels("pgstmtpool_operator", labels);
         let probes = Family::<Labels, Counter>::default();
         let acts = Family::<Labels, Counter>::default();
         let events = Family::<Labels, Counter>::default();
@@ -192,12 +194,10 @@ impl Health {
             Err("no server was probed yet".into())
         };
     }
+}
 
-    /// Whether the actor works.
-    ///
-    /// # Errors
-    /// Since when it does not.
-    pub fn live(&self) -> Result<(), String> {
+impl Report for Health {
+    fn live(&self) -> Result<(), String> {
         let silent = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         if silent < HEARTBEAT_MAX {
             Ok(())
@@ -206,19 +206,11 @@ impl Health {
         }
     }
 
-    /// Whether it has looked at its servers.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<(), String> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The text of `/metrics`.
-    ///
-    /// # Errors
-    /// Writing to a string does not fail.
-    pub fn metrics(&self) -> Result<String, std::fmt::Error> {
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

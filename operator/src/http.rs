@@ -1,6 +1,5 @@
 //! `/livez`, `/readyz` and `/metrics`. Nothing here changes anything or tells a secret.
 
-use crate::health::Health;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -22,8 +21,27 @@ const CONNECTION_MAX: Duration = Duration::from_secs(30);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What the endpoints say.
+pub trait Report: Send + Sync + 'static {
+    /// `Err`: the program does no work any more and should be restarted.
+    ///
+    /// # Errors
+    /// Why.
+    fn live(&self) -> Result<(), String>;
+    /// `Err`: it does not do its work yet.
+    ///
+    /// # Errors
+    /// Why.
+    fn ready(&self) -> Result<(), String>;
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// Writing to a string does not fail.
+    fn metrics(&self) -> Result<String, std::fmt::Error>;
+}
+
 /// Serves until the future is dropped.
-pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+pub async fn serve(listener: TcpListener, health: Arc<dyn Report>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -36,7 +54,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
         };
         let health = Arc::clone(&health);
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, &health));
+            let service = service_fn(|request| answer(request, health.as_ref()));
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(5))
@@ -49,7 +67,10 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, health: &Health) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    health: &dyn Report,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let state = |state: Result<(), String>| match state {
         Ok(()) => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),

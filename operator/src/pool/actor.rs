@@ -7,7 +7,7 @@ use crate::core::{Core, Event, Note, ProxyFacts};
 use crate::health::Health;
 use crate::servers::{Commands, Executor, Login};
 use cluster::{CasError, ClusterSource, ProxyReport, Request, Snapshot, SourceError, StatusVersion};
-use crds::status::{EventRecord, EventType, PgPoolStatus};
+use crds::status::{Condition, EventRecord, EventType, PgPoolStatus};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +36,12 @@ pub struct Options {
     pub commands: Commands,
     /// Where the command `pgstmtpool` leaves its requests.
     pub request_path: Option<PathBuf>,
+    /// Where events go instead of into the status.
+    pub events: Option<mpsc::UnboundedSender<EventRecord>>,
+    /// Label selector of the proxies' pods.
+    pub selector: String,
+    /// Conditions of others that are published with our own.
+    pub conditions: Option<watch::Receiver<Vec<Condition>>>,
 }
 
 /// One pool's actor. Run it with [`Actor::run`]; to drop that is to kill the operator.
@@ -328,6 +334,7 @@ impl Actor {
                     &settings.servers,
                     &login,
                     config.ha.enabled && config.ha.write_probe,
+                    self.options.commands.pods.as_ref(),
                 );
                 self.executor = Some(match &self.executor {
                     Some(executor) => executor.reconfigured(login.clone(), settings),
@@ -382,8 +389,10 @@ impl Actor {
             next.recorded(*durable, now);
             let mut status = self.status.clone();
             record::write(next.durable(), &mut status, SystemTime::now());
-            for note in &decision.notes {
-                status.record(event(note, next.durable().epoch));
+            if self.options.events.is_none() {
+                for note in &decision.notes {
+                    status.record(event(note, next.durable().epoch));
+                }
             }
             let status = self.derived(&next, status, now);
             if !self.swap(status).await {
@@ -403,11 +412,19 @@ impl Actor {
         let facts = Facts {
             config: &self.snapshot.config,
             faults: &self.snapshot.faults,
+            warnings: &self.snapshot.warnings,
             login: self.login.as_ref().err().map(String::as_str),
             folders: &folders,
         };
         let time = SystemTime::now();
         publish(core, &facts, &mut status, now, time);
+        status.proxies.selector.clone_from(&self.options.selector);
+        if let Some(others) = &self.options.conditions {
+            for mut condition in others.borrow().iter().cloned() {
+                condition.observed_generation = status.observed_generation;
+                status.set_condition(condition, &crds::units::rfc3339(time));
+            }
+        }
         cap_budget(&self.snapshot.config, &mut status);
         if status.routing.mode == crds::status::RoutingMode::Paused && status.routing.deadline.is_none() {
             let limit = self.snapshot.config.timeouts.drain * 2;
@@ -466,6 +483,9 @@ impl Actor {
             info!(pool, reason, epoch, "{}", note.message);
         }
         self.health.noted(note.reason);
+        if let Some(events) = &self.options.events {
+            let _ = events.send(event(note, epoch)); // it fails only at the very end
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn conditions(core: &Core, facts: &Facts<'_>, status: &PgPoolStatus) 
         ready(core, status),
         master_reachable(core),
         replication(core, status),
-        failover_possible(core),
+        failover_possible(core, facts),
         durability(core),
         progressing(core),
         blocked(core),
@@ -122,7 +122,7 @@ fn replication(core: &Core, status: &PgPoolStatus) -> Condition {
     condition("ReplicationHealthy", Some(false), "NotStreaming", bad.join(", "))
 }
 
-fn failover_possible(core: &Core) -> Condition {
+fn failover_possible(core: &Core, facts: &Facts<'_>) -> Condition {
     let kind = "FailoverPossible";
     let settings = core.settings();
     if !settings.ha {
@@ -130,7 +130,14 @@ fn failover_possible(core: &Core) -> Condition {
             kind,
             Some(false),
             "Disabled",
-            "ha.enabled is false: the operator follows and never promotes",
+            facts
+                .warnings
+                .iter()
+                .find(|text| text.starts_with("ha.enabled"))
+                .map_or(
+                    "ha.enabled is false: the operator follows and never promotes",
+                    String::as_str,
+                ),
         );
     }
     if settings.paused {
@@ -342,7 +349,10 @@ fn config_valid(core: &Core, facts: &Facts<'_>) -> Condition {
         );
         return condition(kind, Some(false), "MasterNotInSpec", message);
     }
-    condition(kind, Some(true), "Valid", "")
+    match facts.warnings {
+        [] => condition(kind, Some(true), "Valid", ""),
+        warnings => condition(kind, Some(true), "ValidWithWarnings", warnings.join("; ")),
+    }
 }
 
 pub(super) fn phase(core: &Core, status: &PgPoolStatus) -> Phase {

@@ -10,3 +10,4 @@ mod tasks;
 pub use actor::{Actor, Options};
 pub use publish::lag_bytes;
 pub use record::{Newer, read, write};
+pub use settings::plain_settings;

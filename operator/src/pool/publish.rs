@@ -14,6 +14,8 @@ pub(super) struct Facts<'a> {
     pub config: &'a PoolConfig,
     /// What is wrong with the manifest as it stands now.
     pub faults: &'a [crds::Fault],
+    /// What is allowed in the manifest but probably not meant, or not carried out.
+    pub warnings: &'a [String],
     /// Why nobody can log in.
     pub login: Option<&'a str>,
     /// Data directories.

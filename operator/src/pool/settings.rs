@@ -43,7 +43,7 @@ pub(super) fn settings(
         servers,
         seed: config.master.name.clone(),
         ha: config.ha.enabled,
-        paused: config.ha.paused,
+        paused: request.paused.unwrap_or(config.ha.paused),
         threshold: config.ha.failure_threshold,
         probe_period: config.ha.probe_period,
         crash_grace: config.ha.crash_recovery_grace,
@@ -73,6 +73,18 @@ pub(super) fn settings(
         can_rewind: commands.can_rewind(),
         lease: cluster::LEASE_DURATION,
     }
+}
+
+/// The settings of a manifest alone.
+pub fn plain_settings(config: &PoolConfig) -> Settings {
+    let (request, commands) = (Request::default(), Commands::default());
+    settings(
+        config,
+        &request,
+        &commands,
+        &Durable::default(),
+        &PgPoolStatus::default(),
+    )
 }
 
 /// The master cannot be taken out of the spec while it is master: it is kept where the status says it is.

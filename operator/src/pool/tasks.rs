@@ -1,7 +1,7 @@
 //! What runs beside the actor: one prober a server, one act a server at a time. They end with the actor.
 
-use crate::core::{Act, ActKind, Name, Server};
-use crate::servers::{Executor, Login, Prober, Seen};
+use crate::core::{Act, ActKind, Name, Probe, Server};
+use crate::servers::{Executor, Login, Pods, Prober, Seen};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,13 @@ impl Tasks {
     }
 
     /// Probes these servers from now on, and no others.
-    pub(super) fn probe(&mut self, servers: &[Server], login: &Login, writes: bool) {
+    pub(super) fn probe(
+        &mut self,
+        servers: &[Server],
+        login: &Login,
+        writes: bool,
+        pods: Option<&Arc<dyn Pods>>,
+    ) {
         self.round += 1;
         for (_, (task, _)) in std::mem::take(&mut self.probers) {
             task.abort();
@@ -62,6 +68,7 @@ impl Tasks {
             let prober = Prober::new(server.clone(), login.clone(), writes);
             let task = probe(
                 prober,
+                pods.cloned(),
                 server.name.clone(),
                 self.round,
                 self.inbox.clone(),
@@ -117,6 +124,7 @@ impl Tasks {
 
 async fn probe(
     mut prober: Prober,
+    pods: Option<Arc<dyn Pods>>,
     server: Name,
     round: u64,
     inbox: mpsc::Sender<Message>,
@@ -124,7 +132,12 @@ async fn probe(
     mut period: watch::Receiver<Duration>,
 ) {
     loop {
-        let seen = prober.probe().await;
+        let mut seen = prober.probe().await;
+        let stopped = || pods.as_ref().is_some_and(|pods| pods.is_stopped(&server));
+        if seen.probe == Probe::Silent && stopped() {
+            // Its address answers nothing any more, but its kubelet does: as good as a closed port.
+            seen.probe = Probe::Refused;
+        }
         if inbox
             .send(Message::Seen {
                 round,

@@ -122,6 +122,7 @@ impl Executor {
         match act {
             Act::Start { master, .. } => return self.start(&server, &master).await,
             Act::Rewind { master, .. } => return self.rewind(&server, &master).await,
+            Act::Stop { .. } if self.commands.pods.is_some() => return self.stop_pod(&server, act).await,
             Act::Stop { .. } if self.commands.can_restart() => {
                 return self.command(&server, Purpose::Stop, &[]).await;
             }
@@ -322,13 +323,33 @@ impl Executor {
         Ok(())
     }
 
+    /// By SQL, which is fast whatever signal the image stops with; where that is not allowed the pod goes.
+    async fn stop_pod(&self, server: &Server, act: Act) -> Result<(), ActError> {
+        match timeout(SHORT, self.by_sql(server, act, SHORT)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                info!(server = %server.name, %error, "Not stopped by SQL: its pod is deleted");
+                self.command(server, Purpose::Stop, &[]).await
+            }
+            Err(_) => self.command(server, Purpose::Stop, &[]).await,
+        }
+    }
+
     async fn start(&self, server: &Server, master: &str) -> Result<(), ActError> {
+        if self.commands.pods.is_some() {
+            // What it may come up as its guard decides, or what was written before it stopped.
+            return self.command(server, Purpose::Start, &[]).await;
+        }
         let environment = self.standby_environment(server, master)?;
         self.place(server, &environment)?;
         self.command(server, Purpose::Start, &environment).await
     }
 
     async fn rewind(&self, server: &Server, master: &str) -> Result<(), ActError> {
+        if self.commands.pods.is_some() {
+            // Its guard reads in the status that it has to be rewound, and from whom.
+            return self.command(server, Purpose::Rewind, &[]).await;
+        }
         let source = self.server(master)?;
         let mut environment = self.standby_environment(server, master)?;
         let mut info = Conninfo::default();

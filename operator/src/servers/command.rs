@@ -1,8 +1,11 @@
 //! `--restart-command` and `--rewind-command`: what a person knows about how servers are started here, and SQL cannot do.
 
 use crate::core::Server;
+use futures::future::BoxFuture;
+use std::fmt;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -39,24 +42,36 @@ impl Purpose {
     }
 }
 
-/// The commands of the operator's command line, each run by `sh -c`.
+/// Pods of PostgreSQL, where servers are pods: what Kubernetes knows of them and does to them.
+pub trait Pods: Send + Sync + fmt::Debug {
+    /// Whether a guard in each pod rewinds what has to be rewound.
+    fn can_rewind(&self) -> bool;
+    /// Whether it is certain that no PostgreSQL runs there.
+    fn is_stopped(&self, server: &str) -> bool;
+    /// Does it, by making the pod anew.
+    fn run<'a>(&'a self, server: &'a str, purpose: Purpose) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// How servers are started, stopped and rewound where SQL cannot: commands, each run by `sh -c`, or pods.
 #[derive(Clone, Debug, Default)]
 pub struct Commands {
     /// `--restart-command`.
     pub restart: Option<String>,
     /// `--rewind-command`.
     pub rewind: Option<String>,
+    /// Servers are pods.
+    pub pods: Option<Arc<dyn Pods>>,
 }
 
 impl Commands {
     /// Whether servers can be started and stopped.
     pub fn can_restart(&self) -> bool {
-        self.restart.is_some()
+        self.restart.is_some() || self.pods.is_some()
     }
 
     /// Whether servers can be rewound.
     pub fn can_rewind(&self) -> bool {
-        self.rewind.is_some()
+        self.rewind.is_some() || self.pods.as_ref().is_some_and(|pods| pods.can_rewind())
     }
 
     /// Runs the command for `purpose`. It gets the environment of the operator and `PGSTMTPOOL_ACTION`, `_SERVER`, `_HOST`, `_PORT`
@@ -71,6 +86,10 @@ impl Commands {
         purpose: Purpose,
         more: &[(&str, String)],
     ) -> Result<(), String> {
+        if let Some(pods) = &self.pods {
+            info!(server = %server.name, action = purpose.as_str(), "Pod");
+            return pods.run(&server.name, purpose).await;
+        }
         let (text, option, limit) = match purpose {
             Purpose::Rewind => (&self.rewind, "--rewind-command", REWIND),
             _ => (&self.restart, "--restart-command", RESTART),
@@ -174,7 +193,7 @@ mod tests {
                     $PGSTMTPOOL_DATA_DIRECTORY $MORE; exit 3";
         let commands = Commands {
             restart: Some(text.into()),
-            rewind: None,
+            ..Commands::default()
         };
         let more = [("MORE", "a b".to_owned())];
         let error = commands
@@ -193,7 +212,7 @@ mod tests {
     async fn what_a_command_leaves_running_does_not_hold_it_up() {
         let commands = Commands {
             restart: Some("sleep 20 & exit 0".into()),
-            rewind: None,
+            ..Commands::default()
         };
         let server = server();
         let ran = commands.run(&server, None, Purpose::Start, &[]);

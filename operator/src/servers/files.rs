@@ -19,7 +19,7 @@ const OURS: [&str; 3] = [
 ///
 /// # Errors
 /// When it is within our reach and cannot be written.
-pub(super) fn make_standby(folder: &Path, conninfo: &str, slot: &str) -> io::Result<()> {
+pub(crate) fn make_standby(folder: &Path, conninfo: &str, slot: &str) -> io::Result<()> {
     if !folder.join("PG_VERSION").is_file() {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub(super) fn make_standby(folder: &Path, conninfo: &str, slot: &str) -> io::Res
 }
 
 /// `primary_conninfo` as it stands there.
-pub(super) fn conninfo(folder: &Path) -> Option<Conninfo> {
+pub(crate) fn conninfo(folder: &Path) -> Option<Conninfo> {
     let text = fs::read_to_string(folder.join(AUTO_CONF)).ok()?;
     let line = text
         .lines()

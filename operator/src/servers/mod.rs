@@ -9,13 +9,16 @@ mod conninfo;
 mod files;
 mod login;
 mod probe;
+mod release;
 mod sample;
 
 pub use acts::Executor;
-pub use command::{Commands, Purpose};
+pub use command::{Commands, Pods, Purpose};
 pub use conninfo::Conninfo;
+pub(crate) use files::{conninfo as conninfo_of, make_standby};
 pub use login::{Login, LoginError};
 pub use probe::{Prober, Seen};
+pub use release::release;
 
 /// The name our connections carry.
 pub const APPLICATION_NAME: &str = "pgstmtpool-probe";

@@ -387,10 +387,12 @@ impl World {
             commands: Commands {
                 restart: self.restart.clone(),
                 rewind: self.rewind.clone(),
+                pods: None,
             },
             request_path: Some(Request::path(&source.status_path())),
+            ..Options::default()
         };
-        let actor = Actor::open(Arc::new(source), options, Arc::new(Health::new("pool")))
+        let actor = Actor::open(Arc::new(source), options, Arc::new(Health::new("pool", None)))
             .await
             .unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);

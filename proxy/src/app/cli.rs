@@ -21,24 +21,28 @@ pub const DEFAULT_PORT: u16 = 6432;
                   Exit codes: 0 done, 1 cannot run, 2 bad arguments or a bad manifest."
 )]
 pub struct Cli {
-    /// The manifest: a YAML file with a PgPool, and any Secrets it names
+    /// The manifest: a YAML file with a PgPool, and any Secrets it names [default: the Kubernetes API]
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
 
-    /// Which PgPool, when the file holds several
-    #[arg(long, value_name = "NAME")]
+    /// Which PgPool: needed without --config, and when the file holds several
+    #[arg(long, value_name = "NAME", required_unless_present = "config")]
     pub pool: Option<String>,
+
+    /// Follow a PgPool of the Kubernetes API, as without --config
+    #[arg(long, conflicts_with_all = ["config", "check", "id"])]
+    pub kubernetes: bool,
+
+    /// The namespace of the PgPool [default: that of this pod]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub namespace: Option<String>,
 
     /// Validate the manifest, print "ok" or every fault, and leave
     #[arg(long)]
     pub check: bool,
 
-    /// A door for clients, repeatable: ADDR:PORT, or a folder for a Unix socket
-    #[arg(
-        long,
-        value_name = "ADDR:PORT|/FOLDER[:PORT]",
-        default_value = "127.0.0.1:6432"
-    )]
+    /// A door for clients, repeatable: ADDR:PORT, or a folder for a Unix socket [default: 127.0.0.1:6432, in a cluster 0.0.0.0:5432]
+    #[arg(long, value_name = "ADDR:PORT|/FOLDER[:PORT]")]
     pub listen: Vec<Listen>,
 
     /// A door whose statements prefer replicas, repeatable
@@ -69,6 +73,23 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Cli {
+    /// The doors for clients: as asked for, else the usual one.
+    pub fn doors(&self) -> Vec<Listen> {
+        let usual = |host: &str, port| {
+            vec![Listen::Tcp {
+                host: host.to_owned(),
+                port,
+            }]
+        };
+        match (self.listen.as_slice(), &self.config) {
+            ([], Some(_)) => usual("127.0.0.1", DEFAULT_PORT),
+            ([], None) => usual("0.0.0.0", 5432),
+            (asked, _) => asked.to_vec(),
+        }
+    }
 }
 
 /// Where a door is.
@@ -201,10 +222,12 @@ mod tests {
     fn doors_repeat_and_replace_the_default() {
         let cli =
             |args: &[&str]| Cli::try_parse_from([&["proxy", "--config", "x.yaml"], args].concat()).unwrap();
-        assert_eq!(cli(&[]).listen, [tcp("127.0.0.1", 6432).unwrap()]);
+        assert_eq!(cli(&[]).doors(), [tcp("127.0.0.1", 6432).unwrap()]);
+        let in_cluster = Cli::try_parse_from(["proxy", "--kubernetes", "--pool", "x"]).unwrap();
+        assert_eq!(in_cluster.doors(), [tcp("0.0.0.0", 5432).unwrap()]);
         let two = cli(&["--listen", "127.0.0.1:1", "--listen", "/tmp/a"]);
         assert_eq!(
-            two.listen,
+            two.doors(),
             [tcp("127.0.0.1", 1).unwrap(), unix("/tmp/a", 6432).unwrap()]
         );
     }
@@ -213,6 +236,8 @@ mod tests {
     fn bad_arguments_end_with_exit_code_two() {
         for args in [
             &["proxy"][..],
+            &["proxy", "--kubernetes"],
+            &["proxy", "--kubernetes", "--pool", "x", "--config", "y"],
             &["proxy", "--config", "x", "--id", "256"],
             &["proxy", "--config", "x", "--threads", "0"],
         ] {

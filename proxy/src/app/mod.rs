@@ -6,6 +6,7 @@ pub mod cli;
 mod files;
 mod logging;
 mod number;
+mod place;
 mod run;
 mod signals;
 
@@ -38,7 +39,11 @@ pub fn main() -> ExitCode {
 
 /// Everything that would be found at the start, and nothing is opened.
 fn check(cli: &Cli) -> ExitCode {
-    match run::faults(&cli.config, cli.pool.as_deref()) {
+    let Some(config) = &cli.config else {
+        eprintln!("--check needs --config: in a cluster the API checks what is applied");
+        return ExitCode::from(BAD_INPUT);
+    };
+    match run::faults(config, cli.pool.as_deref()) {
         Ok(warnings) => {
             for warning in warnings {
                 eprintln!("warning: {warning}");

@@ -5,21 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cluster::{ClusterSource, FileSource, ProxyReport, SourceError};
+use cluster::{ProxyReport, SourceError};
 use crds::{Fault, PoolConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::cli::{Cli, Listen};
-use super::number::{Number, NumberError, random, shared_secret};
+use super::number::NumberError;
+use super::place::Home;
 use super::{files, signals};
 use crate::accept::{self, Doors, OpenError, Place};
 use crate::auth::{self, Gate, Settings, Where};
 use crate::control::{Control, Following, Parts};
 use crate::house::{House, Order, Porter};
 use crate::metrics::Edge;
-use crate::peers::{self, Peers};
+use crate::peers;
 use crate::plane::{Door, Options, Plane};
 use crate::pseudo::Shutdown;
 use crate::seats::Seats;
@@ -91,9 +92,8 @@ pub(super) fn run(cli: Cli) -> Result<(), StartError> {
 }
 
 async fn serve(cli: Cli) -> Result<(), StartError> {
-    let source = FileSource::open(&cli.config, cli.pool.as_deref())?;
-    let folder = source.proxies_path();
-    let source: Arc<dyn ClusterSource> = Arc::new(source);
+    let home = Home::open(&cli).await?;
+    let source = home.source();
     let snapshot = source.current().await?;
     let unusable = unusable(&snapshot.config, &snapshot.secrets);
     if !unusable.is_empty() {
@@ -103,14 +103,8 @@ async fn serve(cli: Cli) -> Result<(), StartError> {
     info!(version = env!("CARGO_PKG_VERSION"), pool = %config.name, "Starting");
     files::raise_limit(config.limits.max_clients.into(), config.workers.max.into());
 
-    let number = Number::take(&folder, cli.id)?;
-    let secret = match shared_secret(&folder) {
-        Ok(secret) => secret,
-        Err(error) => {
-            warn!(%error, "Unknown users look different at each proxy: the shared key cannot be used");
-            random().map_err(StartError::System)?
-        }
-    };
+    let seat = home.take_seat(&cli, &config).await?;
+    let secret = seat.secret;
     let doors = accept::open(&places(&cli))?;
     let http = match cli.http_listen {
         None => None,
@@ -141,17 +135,18 @@ async fn serve(cli: Cli) -> Result<(), StartError> {
         Arc::new(Seats::default()),
     );
     let (give, mut orders) = mpsc::unbounded_channel();
-    let meeting = Peers::new(&folder, number.number);
-    let (peer_listener, peer_file) = match meeting.listen() {
-        Ok((listener, file)) => (Some(listener), Some(file)),
+    let meeting = home.meeting(&seat);
+    let (peer_listener, peer_file) = match meeting.listen().await {
+        Ok((listener, file)) => (Some(listener), file),
         Err(error) => {
             warn!(%error, "Cancels of clients of this proxy that reach another one are lost");
             (None, None)
         }
     };
-    let peer_address = peer_file
+    let peer_address = peer_listener
         .as_ref()
-        .map(|_| meeting.socket(number.number).display().to_string());
+        .map(|_| meeting.own_address())
+        .unwrap_or_default();
     let house = Arc::new(House::new(entrance, edge, Some(meeting), give));
 
     tokio::spawn(signals::listen(Arc::clone(&house)).map_err(StartError::System)?);
@@ -161,7 +156,7 @@ async fn serve(cli: Cli) -> Result<(), StartError> {
     } = doors;
     let plane = Plane::start(Options {
         threads: threads(&cli, &config),
-        proxy_id: number.number,
+        proxy_id: seat.number,
         listeners,
         config: Arc::clone(&config),
         doorman: Arc::new(Porter(Arc::clone(&house))),
@@ -179,10 +174,10 @@ async fn serve(cli: Cli) -> Result<(), StartError> {
     }
 
     let report = ProxyReport {
-        id: format!("proxy-{}", number.number),
+        id: seat.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        proxy_number: number.number,
-        peer_address: peer_address.unwrap_or_default(),
+        proxy_number: seat.number,
+        peer_address,
         started_at: crds::units::rfc3339(SystemTime::now()),
         ..ProxyReport::default()
     };
@@ -199,7 +194,7 @@ async fn serve(cli: Cli) -> Result<(), StartError> {
     let mut control = Control::new(parts);
     let how = control.run(&mut orders).await;
     end(how, &plane, &house, &mut control, &mut orders).await;
-    drop((socket_files, peer_file, number));
+    drop((socket_files, peer_file, seat));
     info!("Ended");
     Ok(())
 }
@@ -234,7 +229,8 @@ fn places(cli: &Cli) -> Vec<(Place, Door)> {
         },
         Listen::Unix { folder, port } => Place::Unix(folder.join(format!(".s.PGSQL.{port}"))),
     };
-    let to_master = cli.listen.iter().map(|listen| (place(listen), Door::ReadWrite));
+    let doors = cli.doors();
+    let to_master = doors.iter().map(|listen| (place(listen), Door::ReadWrite));
     let to_replicas = cli.listen_ro.iter().map(|listen| (place(listen), Door::ReadOnly));
     to_master.chain(to_replicas).collect()
 }

@@ -52,7 +52,7 @@ impl Control {
                     self.parts.house.wait_for("the operator knows no master yet");
                     unknown
                 });
-                let mode = if self.identity.wrong {
+                let mode = if self.identity.wrong || self.contact.cut_off {
                     Mode::Fenced
                 } else {
                     written.mode
@@ -243,7 +243,9 @@ impl Control {
             .witness
             .take(&self.view.borrow_and_update(), master.as_deref());
         let checked = self.check_identity();
+        let judged = self.judge_contact();
         if checked
+            || judged
             || self
                 .current
                 .as_ref()

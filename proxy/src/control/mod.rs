@@ -9,6 +9,7 @@
 //! With a status its word is law: the highest epoch seen is never gone back from, and nothing is decided here. Without one (no
 //! operator has ever run) the proxy follows whoever is seen to be master; it promotes nobody. Begin at [`Control::run`].
 
+mod alone;
 mod follow;
 mod probe;
 mod report;
@@ -118,6 +119,17 @@ pub struct Control {
     told: Option<ProxyReport>,
     /// Guards against a server that is not the one the status means.
     identity: Check,
+    /// Whether anybody hears of this proxy.
+    contact: alone::Contact,
+    /// Reports on their way, while nobody answers: the loop does not wait for them.
+    telling: JoinSet<Told>,
+}
+
+/// What became of a report.
+struct Told {
+    report: ProxyReport,
+    began: Instant,
+    written: bool,
 }
 
 /// Whether the master is the one the status means, by system identifier and timeline.
@@ -163,6 +175,8 @@ impl Control {
             latest: 0,
             told: None,
             identity: Check::default(),
+            contact: alone::Contact::default(),
+            telling: JoinSet::new(),
         }
     }
 
@@ -179,6 +193,9 @@ impl Control {
                 Ok(()) = self.view.changed() => self.look().await,
                 Some(joined) = self.applying.join_next() => if let Ok(applied) = joined {
                     self.applied(applied).await;
+                },
+                Some(joined) = self.telling.join_next() => if let Ok(told) = joined {
+                    self.told(told);
                 },
                 _ = renewal.tick() => self.tell().await,
                 order = orders.recv() => match order {
@@ -286,11 +303,24 @@ impl Control {
             replicas: self.witness.replicas(),
             ..self.parts.report.clone()
         };
-        let began = Instant::now();
-        match tokio::time::timeout(WRITE_TIMEOUT, self.parts.source.acknowledge(report.clone())).await {
-            Ok(Ok(())) => self.told = Some(report),
-            Ok(Err(cause)) => warn!(error = %cause, "The report of this proxy cannot be written"),
-            Err(_) => warn!(after = ?began.elapsed(), "The report of this proxy was not written in time"),
+        if !self.contact.is_lost() {
+            let told = write(Arc::clone(&self.parts.source), report).await;
+            return self.told(told);
+        }
+        // Nobody has answered for long: what the servers do matters more than the next try.
+        if self.telling.is_empty() {
+            self.telling.spawn(write(Arc::clone(&self.parts.source), report));
+        }
+    }
+
+    /// A report was written, or not.
+    fn told(&mut self, told: Told) {
+        if told.written {
+            self.contact.renew(told.began);
+            self.told = Some(told.report);
+        }
+        if self.judge_contact() {
+            self.follow();
         }
     }
 
@@ -303,6 +333,26 @@ impl Control {
         if let Ok(Err(cause)) = tokio::time::timeout(WRITE_TIMEOUT, self.parts.source.withdraw(&id)).await {
             warn!(error = %cause, "The report of this proxy stays behind");
         }
+    }
+}
+
+async fn write(source: Arc<dyn ClusterSource>, report: ProxyReport) -> Told {
+    let began = Instant::now();
+    let written = match tokio::time::timeout(WRITE_TIMEOUT, source.acknowledge(report.clone())).await {
+        Ok(Ok(())) => true,
+        Ok(Err(cause)) => {
+            warn!(error = %cause, "The report of this proxy cannot be written");
+            false
+        }
+        Err(_) => {
+            warn!(after = ?began.elapsed(), "The report of this proxy was not written in time");
+            false
+        }
+    };
+    Told {
+        report,
+        began,
+        written,
     }
 }
 

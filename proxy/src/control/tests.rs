@@ -240,11 +240,11 @@ async fn workers_are_cut_to_the_share_of_this_proxy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_gone_changes_nothing() {
+async fn a_store_that_is_gone_for_less_than_a_lease_changes_nothing() {
     let world = world().await;
     world.write(status(5, RoutingMode::Open)).await;
     world.source.set_unavailable(true);
-    sleep(Duration::from_secs(30)).await;
+    sleep(Duration::from_secs(9)).await;
     assert_eq!(world.last(), (5, Mode::Open, Some("a".into())));
     world.source.set_unavailable(false);
     sleep(Duration::from_secs(4)).await;
@@ -302,4 +302,40 @@ async fn nothing_is_sent_to_a_server_of_another_cluster_or_an_older_timeline() {
         assert_eq!(world.last().1, mode, "{times}: {system_identifier} {timeline}");
     }
     assert_eq!(world.report().await.acked_epoch, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_nobody_hears_of_writes_only_while_it_sees_that_nobody_was_promoted() {
+    let world = world().await;
+    let mut written = status(4, RoutingMode::Open);
+    let master = written.master.as_mut().unwrap();
+    (master.system_identifier, master.timeline) = ("71".into(), 3);
+    world.write(written).await;
+    world.look(looked(5, "71", 3)).await;
+    assert_eq!(world.last(), (4, Mode::Open, Some("a".into())));
+    world.source.set_unavailable(true);
+    sleep(Duration::from_secs(9)).await;
+    world.look(View::from([("a".to_owned(), lost(6))])).await;
+    assert_eq!(world.last().1, Mode::Open, "the operator still counts on it");
+    sleep(Duration::from_secs(6)).await;
+    world.look(View::from([("a".to_owned(), lost(7))])).await;
+    assert_eq!(
+        world.last().1,
+        Mode::Fenced,
+        "the master is lost: perhaps another one is there"
+    );
+    world.look(looked(8, "71", 3)).await;
+    assert_eq!(world.last().1, Mode::Open, "every server is as it was");
+    world.look(View::from([("a".to_owned(), lost(9))])).await;
+    world.source.set_unavailable(false);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.last().1, Mode::Open, "it is heard of again");
+}
+
+fn lost(times: u64) -> probe::Looked {
+    let seen = Seen::Lost {
+        error: "gone".into(),
+        refused: false,
+    };
+    probe::Looked { times, seen }
 }

@@ -192,6 +192,35 @@ impl Lease {
         self.after.push_back(std::mem::replace(&mut self.open, fresh));
     }
 
+    /// What SQL-level PREPARE and DEALLOCATE will have done once the request has succeeded.
+    fn note_sql(&mut self, kind: &Kind, text: &[u8]) {
+        match kind {
+            Kind::Prepare(prepare) => {
+                let name = Bytes::copy_from_slice(&prepare.name);
+                self.open.prepare.push((name, Bytes::copy_from_slice(text)));
+                self.worker.foreign_prepared.set(true);
+            }
+            Kind::Deallocate { name: Some(name) } => self.open.deallocate.push(Bytes::copy_from_slice(name)),
+            Kind::List(list) => {
+                for kind in &list.kinds {
+                    match kind {
+                        // The statement's own text cannot be cut out of a list reliably: prepared for this lease only.
+                        Kind::Prepare(_) => self.worker.foreign_prepared.set(true),
+                        other => self.note_sql(other, text),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a statement may do that is prepared, and runs now, later or never: until then it forgets no other one.
+    fn expect_parsed(&mut self, class: &Class) {
+        let forgets = self.open.effects.forgets_prepared;
+        self.expect(class);
+        self.open.effects.forgets_prepared = forgets;
+    }
+
     /// Adds what a statement of the request may do.
     fn expect(&mut self, class: &Class) {
         let effects = Effects::of(class);
@@ -299,6 +328,10 @@ impl Session {
             }
             if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
             {
+                // Between BEGIN and the request behind it nothing can be asked of the worker: what that request names
+                // is made known before.
+                self.materialize(&mut lease, &class.kind).await?;
+                self.sql_names_ready(&mut lease).await?;
                 self.begin(&mut lease, &begin);
             }
             return Ok(lease);
@@ -363,6 +396,8 @@ impl Session {
                 }
                 pgnet::backend::ready_for_query(&mut self.out, lease.status);
                 self.flush().await?;
+                // What the client sent behind it has waited.
+                continue;
             }
             if lease.is_quiet() && self.card.slot.is_drained() {
                 self.after_requests(lease).await?;

@@ -245,7 +245,7 @@ impl Session {
 }
 
 /// Names of prepared statements a request uses by SQL.
-fn collect(kind: &Kind, names: &mut Vec<Bytes>) {
+pub(super) fn collect(kind: &Kind, names: &mut Vec<Bytes>) {
     match kind {
         Kind::Execute(execute) => names.push(Bytes::copy_from_slice(&execute.name)),
         Kind::Prepare(prepare) => names.push(Bytes::copy_from_slice(&prepare.name)),

@@ -8,6 +8,7 @@ use pgnet::sqlstate::SqlState;
 use super::super::super::script::{Op, Step};
 use super::super::policy::{self, Decision, Transaction};
 use super::super::shared::interner;
+use super::super::state::collect;
 use super::super::translate::{self, Ground};
 use super::super::unit::{self, HOLD_MAX, UnitError};
 use super::super::{Leave, Session};
@@ -40,7 +41,7 @@ impl Session {
                 }
                 continue;
             }
-            if lease.barrier && lease.outstanding > 0 {
+            if lease.barrier && (lease.outstanding > 0 || lease.owes_ready) {
                 return Ok(());
             }
             lease.barrier = false;
@@ -230,7 +231,7 @@ impl Session {
             lease.owes_ready = true;
         }
         self.note_sender(lease, &class);
-        self.note_sql(lease, &class.kind, total);
+        lease.note_sql(&class.kind, &self.input[5..total - 1]);
         lease.expects_copy = expects_copy(&class.kind);
         let input = self.input.split_to(total);
         let ahead = std::mem::take(&mut lease.begin_ahead);
@@ -251,7 +252,8 @@ impl Session {
         Ok(true)
     }
 
-    /// Before a batch begins: statements made by SQL PREPARE that it names are made known to the worker. False: it has to wait.
+    /// Before a batch begins: statements that it names by SQL, and those of SQL PREPARE that it names by the protocol,
+    /// are made known to the worker. False: it has to wait.
     pub(super) async fn sql_names_ready(&mut self, lease: &mut Lease) -> Result<bool, Leave> {
         if lease.worker.batch_is_open() {
             return Ok(true);
@@ -269,7 +271,7 @@ impl Session {
                 self.bring_ears(lease).await?;
             }
         }
-        if !self.names.has_sql() {
+        if !(self.names.has_sql() || self.names_by_sql()) {
             return Ok(true);
         }
         if lease.outstanding > 0 {
@@ -280,43 +282,52 @@ impl Session {
         while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
             rest = behind;
             let name = match frame.tag {
+                b'P' => {
+                    if let Ok((_, text, _)) = translate::parse_parts(frame.body) {
+                        collect(&self.classify(text).kind, &mut names);
+                    }
+                    continue;
+                }
                 b'B' => translate::bind_parts(frame.body).map(|(_, name, _)| name),
                 b'D' => translate::target_parts(frame.body).map(|(_, name)| name),
                 b'S' | b'Q' => break,
                 _ => continue,
             };
-            names.extend(
-                name.ok()
-                    .filter(|n| self.names.sql(n).is_some())
-                    .map(Bytes::copy_from_slice),
-            );
+            let Ok(name) = name else { continue };
+            if self.names.sql(name).is_some() {
+                names.push(Bytes::copy_from_slice(name));
+            } else if let Some(statement) = self.names.get(name) {
+                collect(&statement.class.borrow().kind, &mut names);
+            }
         }
         self.materialize_names(lease, names).await?;
         Ok(true)
     }
 
-    /// What SQL-level PREPARE and DEALLOCATE will have done once the request has succeeded.
-    pub(super) fn note_sql(&mut self, lease: &mut Lease, kind: &Kind, total: usize) {
-        match kind {
-            Kind::Prepare(prepare) => {
-                let text = Bytes::copy_from_slice(&self.input[5..total - 1]);
-                lease
-                    .open
-                    .prepare
-                    .push((Bytes::copy_from_slice(&prepare.name), text));
-                lease.worker.foreign_prepared.set(true);
-            }
-            Kind::Deallocate { name: Some(name) } => lease.open.deallocate.push(Bytes::copy_from_slice(name)),
-            Kind::List(list) => {
-                for kind in &list.kinds {
-                    match kind {
-                        // The statement's own text cannot be cut out of a list reliably: prepared for this lease only.
-                        Kind::Prepare(_) => lease.worker.foreign_prepared.set(true),
-                        other => self.note_sql(lease, other, total),
-                    }
-                }
-            }
-            _ => {}
+    /// Does the batch at the front begin with a statement that names others by SQL?
+    fn names_by_sql(&self) -> bool {
+        let Ok(Some((frame, _))) = frame::split(&self.input, u32::MAX >> 1) else {
+            return false;
+        };
+        match frame.tag {
+            b'P' => translate::parse_parts(frame.body).is_ok_and(|(_, text, _)| {
+                let text = text.trim_ascii_start();
+                [&b"execute"[..], b"deallocate", b"prepare"].iter().any(|word| {
+                    text.get(..word.len())
+                        .is_some_and(|t| t.eq_ignore_ascii_case(word))
+                })
+            }),
+            b'B' => translate::bind_parts(frame.body)
+                .ok()
+                .and_then(|(_, name, _)| self.names.get(name))
+                .is_some_and(|statement| {
+                    let class = statement.class.borrow();
+                    matches!(
+                        class.kind,
+                        Kind::Execute(_) | Kind::Deallocate { name: Some(_) } | Kind::Prepare(_)
+                    )
+                }),
+            _ => false,
         }
     }
 
@@ -338,13 +349,9 @@ impl Session {
             if needs_quiet(&class.kind) && lease.outstanding > 0 {
                 return Ok(false);
             }
-            lease.expect(&class);
+            lease.expect_parsed(&class);
             self.note_sender(lease, &class);
             lease.expects_copy |= expects_copy(&class.kind);
-            lease.open.effects.forgets_prepared |= matches!(class.kind, Kind::Deallocate { name: None });
-            if let Kind::Deallocate { name: Some(name) } = &class.kind {
-                lease.open.deallocate.push(Bytes::copy_from_slice(name));
-            }
         }
         if tag == b'B' {
             let name = translate::bind_parts(body)
@@ -355,6 +362,7 @@ impl Session {
                 lease.expect(&class);
                 self.note_sender(lease, &class);
                 lease.expects_copy |= expects_copy(&class.kind);
+                lease.note_sql(&class.kind, &statement.key.text);
             }
         }
         let input = self.input.split_to(total);

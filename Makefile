@@ -22,7 +22,7 @@ lint: ## format, clippy, documentation, licences and advisories
 	@scripts/lint.sh
 
 demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KEEP=1 leaves it running)
-	@scripts/install-deps.sh test
+	@scripts/install-deps.sh demo
 	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl -p pgstmtpool-tests --bins
 	@$${CARGO_TARGET_DIR:-target}/release/demo
 
@@ -37,7 +37,7 @@ fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs a C++ compil
 	@scripts/fuzz.sh
 
 soak: ## the failover tests for SOAK_MINUTES (default 60)
-	@scripts/install-deps.sh test
+	@scripts/install-deps.sh demo
 	@scripts/soak.sh
 
 e2e: ## end to end on Kubernetes: the cluster of KUBECONFIG, else a local one (root, cgroups); E2E_RELEASE=1 records what it measures

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a make target needs, on Debian and Ubuntu, as root or with sudo. Quiet about what is there already.
 # Elsewhere, or without the right to install, it names exactly what is missing and exits with 1.
-#   usage: scripts/install-deps.sh build|test|bench|e2e
+#   usage: scripts/install-deps.sh build|demo|test|bench|e2e
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -37,14 +37,29 @@ check_build() {
   have_libclang || missing+=(libclang)   # for the build of pg_query; the newest libclang1-N, see below
 }
 
-check_test() {
+# Real PostgreSQL clusters.
+check_demo() {
   check_build
   have_postgres || missing+=(postgresql postgresql-contrib)
   if [ "$(id -u)" = 0 ]; then need setpriv util-linux; fi
+}
+
+# The languages whose drivers are tested; the drivers themselves are installed by drivers.sh.
+check_test() {
+  check_demo
   need python3 python3
-  if [ ! -x "$here/.cache/venv/bin/python" ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    missing+=(python3-venv)
-  fi
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  need node nodejs
+  need npm npm
+  need javac default-jdk-headless
+  need mvn maven
+  have go || hints+=("Go 1.21 or newer (go.dev/dl)")
+  need php php-cli
+  php -m 2>/dev/null | grep -qx pdo_pgsql || missing+=(php-pgsql)
+  need ruby ruby
+  ruby -e 'require "pg"' 2>/dev/null || missing+=(ruby-pg)
+  ruby -e 'require "active_record"' 2>/dev/null || missing+=(ruby-activerecord)
+  { have pg_config && [ -e "$(pg_config --includedir)/libpq-fe.h" ]; } || missing+=(libpq-dev)
 }
 
 # The local cluster, its images and helm. With a cluster of your own (KUBECONFIG) only what builds helm and images.
@@ -67,7 +82,7 @@ check_e2e() {
 }
 
 check_bench() {
-  check_test
+  check_demo
   [ -n "${PGBOUNCER:-}" ] || need pgbouncer pgbouncer
   if [ "${PEERS:-all}" = all ]; then need haproxy haproxy; need pgpool pgpool2; fi
 }
@@ -98,17 +113,9 @@ install_missing() {
   rm -f "$log"
 }
 
-make_venv() {
-  local venv="$here/.cache/venv"
-  if "$venv/bin/python" -c 'import psycopg, asyncpg' 2>/dev/null; then return 0; fi
-  echo "making a Python environment with psycopg and asyncpg in .cache/venv"
-  python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check 'psycopg[binary]>=3.2' 'asyncpg>=0.30'
-}
-
 case $what in
-  build | test | bench | e2e) "check_$what" ;;
-  *) echo "usage: $0 build|test|bench|e2e" >&2; exit 2 ;;
+  build | demo | test | bench | e2e) "check_$what" ;;
+  *) echo "usage: $0 build|demo|test|bench|e2e" >&2; exit 2 ;;
 esac
 if ! install_missing; then
   hints+=("packages (Debian's names): ${missing[*]}")
@@ -118,4 +125,4 @@ if [ "${#hints[@]}" -gt 0 ]; then
   printf '  - %s\n' "${hints[@]}" >&2
   exit 1
 fi
-case $what in test | bench) make_venv ;; esac
+[ "$what" != test ] || "$here/scripts/drivers.sh" install

@@ -14,6 +14,7 @@
 )]
 
 mod cluster;
+mod drivers;
 mod manifest;
 mod procfs;
 mod programs;
@@ -32,6 +33,7 @@ pub mod script;
 pub mod wire;
 
 pub use cluster::{Cluster, ClusterBuilder};
+pub use drivers::{Driver, DriverStage};
 pub use manifest::Manifest;
 pub use procfs::{Usage, open_files, resident_bytes, resident_of, usage_of};
 pub use programs::{Operator, OperatorBuilder, Proxy, ProxyBuilder, http_get, program};
@@ -40,7 +42,7 @@ pub use server::{Server, StopMode};
 pub use stage::{Random, Stage};
 pub use stats::{Latencies, median};
 pub use status::Status;
-pub use tools::{Output, Python, pgbench, psql, run_to_end};
+pub use tools::{Output, pgbench, psql, run_to_end};
 pub use wait::{DEADLINE, wait_for, wait_until};
 pub use workload::{Manner, SetTest, SetVerdict, Tally};
 pub use world::{Process, World, free_port, postgres_binary, postgres_major};

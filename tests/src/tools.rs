@@ -1,6 +1,5 @@
-//! Programs that tests run as a user would: psql, pgbench, Python with its drivers.
+//! Programs that tests run as a user would: psql, pgbench.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,37 +95,4 @@ pub fn pgbench(conninfo: &str, args: &[&str], limit: Duration) -> Output {
     let mut command = Command::new(postgres_binary("pgbench"));
     command.args(args).arg(conninfo);
     run_to_end(&mut command, limit)
-}
-
-/// The Python of the tests: a virtual environment with psycopg 3 and asyncpg.
-#[derive(Debug)]
-pub struct Python {
-    interpreter: PathBuf,
-}
-
-impl Python {
-    /// The environment that `scripts/install-deps.sh` made (`.cache/venv`, or `$PGSTMTPOOL_VENV`).
-    pub fn find() -> Self {
-        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/venv");
-        let folder = std::env::var_os("PGSTMTPOOL_VENV").map_or(default, PathBuf::from);
-        let interpreter = folder.join("bin/python");
-        assert!(
-            interpreter.exists(),
-            "no {}: run scripts/install-deps.sh test",
-            interpreter.display()
-        );
-        Self { interpreter }
-    }
-
-    /// Runs a script of `tests/python` with arguments.
-    pub fn script(&self, name: &str, args: &[&str], limit: Duration) -> Output {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
-        let mut command = Command::new(&self.interpreter);
-        command
-            .arg("-u")
-            .arg(path)
-            .args(args)
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        run_to_end(&mut command, limit)
-    }
 }

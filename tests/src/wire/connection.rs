@@ -168,6 +168,8 @@ pub struct Connection {
     pub parameters: Vec<(String, String)>,
     /// Notices that came while [`Connection::query`] ran.
     pub notices: Vec<DbError>,
+    /// Notifications that have come: channel and payload.
+    pub notifications: Vec<(String, String)>,
     /// Status of the last ReadyForQuery.
     pub status: u8,
 }
@@ -207,6 +209,7 @@ impl Connection {
             key: Vec::new(),
             parameters: Vec::new(),
             notices: Vec::new(),
+            notifications: Vec::new(),
             status: 0,
         };
         connection.set_timeout(Duration::from_secs(30));
@@ -384,6 +387,13 @@ impl Connection {
                 self.parameters.push((name, value));
             }
             (b'N', body) => self.notices.push(DbError::decode(body)),
+            (b'A', [_, _, _, _, body @ ..]) => {
+                let mut parts = body
+                    .split(|b| *b == 0)
+                    .map(|p| String::from_utf8_lossy(p).into_owned());
+                let (channel, payload) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                self.notifications.push((channel, payload));
+            }
             _ => {}
         }
     }

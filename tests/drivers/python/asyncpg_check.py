@@ -1,23 +1,15 @@
-"""asyncpg through the proxy: binary formats, named prepared statements, a pool that resets, heavy concurrency."""
+"""asyncpg: binary formats, named prepared statements, a pool that resets, heavy concurrency. Argument: the pool mode."""
 
 import asyncio
 import sys
 
 import asyncpg
 
-PARTS = dict(part.split("=", 1) for part in sys.argv[1].split())
-MODE = sys.argv[2]
-WHERE = {
-    "host": PARTS["host"],
-    "port": int(PARTS["port"]),
-    "user": PARTS["user"],
-    "database": PARTS["dbname"],
-    "ssl": False,
-}
+MODE = sys.argv[1] if len(sys.argv) > 1 else "transaction"
 
 
 async def one_connection():
-    connection = await asyncpg.connect(**WHERE)
+    connection = await asyncpg.connect()
     assert await connection.fetchval("select $1::int + $2::int", 1, 41) == 42
     assert await connection.fetchval("select $1::text", "ä€😀") == "ä€😀"
     rows = await connection.fetch("select g, g::text as s, array[g, null] as a from generate_series(1, $1) g", 500)
@@ -50,7 +42,7 @@ async def one_connection():
 
 
 async def settings():
-    connection = await asyncpg.connect(**WHERE, server_settings={"application_name": "asyncpg check", "timezone": "Asia/Tokyo"})
+    connection = await asyncpg.connect(server_settings={"application_name": "asyncpg check", "timezone": "Asia/Tokyo"})
     assert await connection.fetchval("show timezone") == "Asia/Tokyo"
     assert await connection.fetchval("show application_name") == "asyncpg check"
     await connection.close()
@@ -58,7 +50,7 @@ async def settings():
 
 
 async def transactions():
-    connection = await asyncpg.connect(**WHERE)
+    connection = await asyncpg.connect()
     if MODE == "statement":
         try:
             async with connection.transaction():
@@ -86,7 +78,7 @@ async def transactions():
 
 
 async def a_pool():
-    async with asyncpg.create_pool(**WHERE, min_size=10, max_size=10) as pool:
+    async with asyncpg.create_pool(min_size=10, max_size=10) as pool:
 
         async def work(number):
             for n in range(40):
@@ -101,19 +93,99 @@ async def a_pool():
 async def listening():
     if MODE == "statement":
         return
-    listener, speaker = await asyncpg.connect(**WHERE), await asyncpg.connect(**WHERE)
+    listener, speaker = await asyncpg.connect(), await asyncpg.connect()
     heard = asyncio.Queue()
     await listener.add_listener("talk", lambda *args: heard.put_nowait(args[3]))
     await speaker.execute("notify talk, 'hello'")
     assert await asyncio.wait_for(heard.get(), 10) == "hello"
+    own = asyncio.Queue()
+    await listener.add_listener("own", lambda _, pid, channel, payload: own.put_nowait((pid, payload)))
+    await listener.execute("notify own, 'mine'")
+    assert await asyncio.wait_for(own.get(), 10) == (listener.get_server_pid(), "mine")
+    await listener.reset()
+    await speaker.execute("notify talk, 'unheard'")
+    assert await listener.fetchval("select 1") == 1
+    assert heard.empty()
     await listener.close()
     await speaker.close()
     print("passed: listening")
 
 
+async def what_the_pool_sends_on_release():
+    """Everything of one user of the pool is gone for the next, as on a plain server."""
+    async with asyncpg.create_pool(min_size=1, max_size=1) as pool:
+        async with pool.acquire() as connection:
+            await connection.execute("set timezone = 'Asia/Tokyo'")
+            await connection.execute("set app.tenant = 'one'")
+            if MODE == "transaction":
+                await connection.execute("select pg_advisory_lock(99)")
+                await connection.add_listener("released", lambda *args: None)
+                await connection.remove_listener("released", lambda *args: None)
+        async with pool.acquire() as connection:
+            assert await connection.fetchval("show timezone") != "Asia/Tokyo"
+            assert await connection.fetchval("select current_setting('app.tenant', true)") in (None, "")
+            held = "select count(*) from pg_locks where locktype = 'advisory' and objid = 99"
+            assert await connection.fetchval(held) == 0
+        status = await pool.execute("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;")
+        assert status == "RESET", status
+    print("passed: what the pool sends on release")
+
+
+async def two_connections():
+    """Statements of one text under different settings, types and schemas."""
+    one, two = await asyncpg.connect(), await asyncpg.connect()
+    for own, name in ((one, "one"), (two, "two")):
+        await own.execute(f"drop schema if exists tenant_{name} cascade; create schema tenant_{name}")
+        await own.execute(f"set search_path = tenant_{name}")
+        await own.execute("create table item (name text)")
+        await own.execute("insert into item values ($1)", name)
+    for _ in range(10):
+        assert await one.fetchval("select name from item where name = $1", "one") == "one"
+        assert await two.fetchval("select name from item where name = $1", "two") == "two"
+    for own, name in ((one, "one"), (two, "two")):
+        await own.execute(f"drop schema tenant_{name} cascade")
+        await own.close()
+    print("passed: two connections")
+
+
+async def copies():
+    connection = await asyncpg.connect()
+    await connection.execute("create table if not exists copied (n int, s text)")
+    await connection.execute("truncate copied")
+    source = b"".join(b"%d\trow\n" % n for n in range(20000))
+
+    async def chunks():
+        for at in range(0, len(source), 10000):
+            yield source[at : at + 10000]
+
+    assert await connection.copy_to_table("copied", source=chunks()) == "COPY 20000"
+    got = []
+
+    async def collect(data):
+        got.append(data)
+
+    assert await connection.copy_from_query("select * from copied order by n", output=collect) == "COPY 20000"
+    assert b"".join(got) == source
+    await connection.close()
+    print("passed: copies")
+
+
+async def a_small_cache():
+    """Statements are closed and made again all the time."""
+    connection = await asyncpg.connect(statement_cache_size=2)
+    for n in range(60):
+        assert await connection.fetchval(f"select $1::int + {n % 9}", n) == n + n % 9
+    await connection.close()
+    connection = await asyncpg.connect(statement_cache_size=0)
+    for n in range(10):
+        assert await connection.fetchval("select $1::int", n) == n
+    await connection.close()
+    print("passed: a small cache")
+
+
 async def a_table_changes():
     """What a prepared statement returns changes under it."""
-    one, two = await asyncpg.connect(**WHERE), await asyncpg.connect(**WHERE)
+    one, two = await asyncpg.connect(), await asyncpg.connect()
     await one.execute("create table if not exists changing (a int)")
     await one.execute("insert into changing values (1)")
     assert dict(await two.fetchrow("select * from changing")) == {"a": 1}
@@ -135,6 +207,10 @@ async def main():
     await transactions()
     await a_pool()
     await listening()
+    await what_the_pool_sends_on_release()
+    await two_connections()
+    await copies()
+    await a_small_cache()
     await a_table_changes()
     print("all passed")
 

@@ -1,0 +1,1 @@
+"""A small application for the check of Django."""

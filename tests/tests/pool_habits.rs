@@ -1,0 +1,105 @@
+//! What the pools inside applications send when they open a connection, ask whether it lives, and take it back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::time::Duration;
+
+use pgstmtpool_tests::Stage;
+use pgstmtpool_tests::wire::{Connection, encode};
+
+/// Sent by pools around their users' work, in a Query.
+const HABITS: &[(&str, &str)] = &[
+    (
+        "asyncpg, release",
+        "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
+    ),
+    (
+        "Npgsql, close with prepared statements",
+        "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP",
+    ),
+    ("Npgsql, close", "DISCARD ALL"),
+    (
+        "psycopg2, reset()",
+        "ABORT; RESET ALL; SET SESSION AUTHORIZATION DEFAULT",
+    ),
+    (
+        "Sequelize, open",
+        "SET standard_conforming_strings=on;SET client_min_messages TO warning;SET TIME ZONE INTERVAL '+00:00' HOUR TO MINUTE",
+    ),
+    ("ActiveRecord, open", "SET standard_conforming_strings = on"),
+    ("ActiveRecord, reset!", "DISCARD ALL"),
+    ("pgjdbc, isolation", "SHOW TRANSACTION ISOLATION LEVEL"),
+    (
+        "HikariCP, isolation",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    ),
+    (
+        "HikariCP, read-only",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    ),
+    ("Flyway", "SELECT set_config('search_path', 'public', false)"),
+    ("PgBouncer users, server_reset_query", "DISCARD ALL"),
+];
+
+/// How pools ask whether a connection lives, in a Query.
+const PINGS: &[&str] = &[
+    "",
+    ";",
+    "-- ping",
+    "/* ping */ SELECT 1",
+    "SELECT 1",
+    "SELECT NULL",
+    "select 1;",
+];
+
+/// The one server connection of this stage would be kept by the first client that pins it.
+fn one_worker(name: &str) -> Stage {
+    Stage::start(name, |m| {
+        m.set("workers", "{minByClients: [1], clientsPerWorker: 100, max: 1}")
+            .set("timeouts.queryWait", "10s")
+    })
+}
+
+#[test]
+fn what_pools_send_around_their_users_work_pins_nothing() {
+    let stage = one_worker("habits");
+    let mut clients: Vec<Connection> = HABITS.iter().map(|_| stage.client()).collect();
+    for round in 0..3 {
+        for (client, (what, sql)) in clients.iter_mut().zip(HABITS) {
+            client.query(sql).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let marker = format!("{what} {round}");
+            let got = client.value(&format!("select '{marker}'"));
+            assert_eq!(got.unwrap_or_else(|e| panic!("{what}: {e}")), marker);
+        }
+    }
+}
+
+#[test]
+fn pings_are_held_and_not_failed_while_the_pool_is_paused() {
+    let stage = one_worker("pings");
+    let mut clients: Vec<Connection> = PINGS.iter().map(|_| stage.client()).collect();
+    let mut extended: Vec<Connection> = ["", "SELECT 1"].iter().map(|_| stage.client()).collect();
+    stage.proxy.pseudo("pause");
+    for (client, ping) in clients.iter_mut().zip(PINGS) {
+        client.send(&encode::query(ping.as_bytes())).unwrap();
+    }
+    for (client, text) in extended.iter_mut().zip(["", "SELECT 1"]) {
+        let bytes = [
+            encode::parse(b"", text.as_bytes(), &[]),
+            encode::bind(b"", b"", &[], &[], &[]),
+            encode::execute(b"", 0),
+            encode::sync(),
+        ];
+        client.send(&bytes.concat()).unwrap();
+    }
+    let held = &mut extended[1];
+    held.set_timeout(Duration::from_millis(300));
+    assert!(held.read().is_err(), "held while paused");
+    held.set_timeout(Duration::from_secs(30));
+    stage.proxy.pseudo("resume");
+    for (client, ping) in clients.iter_mut().zip(PINGS) {
+        client.collect().unwrap_or_else(|e| panic!("{ping:?}: {e}"));
+    }
+    for client in &mut extended {
+        client.collect().unwrap();
+    }
+}

@@ -35,7 +35,7 @@ pub mod wire;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use drivers::{Driver, DriverStage};
 pub use manifest::Manifest;
-pub use procfs::{Usage, open_files, resident_bytes, resident_of, usage_of};
+pub use procfs::{Usage, open_files, raise_open_files, resident_bytes, resident_of, usage_of};
 pub use programs::{Operator, OperatorBuilder, Proxy, ProxyBuilder, http_get, program};
 pub use relay::{Relay, RelayMode};
 pub use server::{Server, StopMode};

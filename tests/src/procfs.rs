@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// What a process and its descendants have used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -44,6 +46,15 @@ pub fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd"))
         .map(Iterator::count)
         .unwrap_or(0)
+}
+
+/// Raises this process's limit of open files, and so that of all it starts, as far as the system lets it; gives the limit.
+pub fn raise_open_files() -> u64 {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
 }
 
 fn family(root: u32) -> Vec<u32> {

@@ -22,11 +22,11 @@ mod stage;
 mod table;
 mod workloads;
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
+use pgstmtpool_tests::raise_open_files;
 
 use crate::peers::Peer;
 use crate::stage::Stage;
@@ -57,6 +57,10 @@ struct Options {
     /// Further settings of the proxy's manifest, as `path=value`, separated by semicolons.
     #[arg(long, env = "PROXY_SET", default_value = "")]
     proxy_set: String,
+    /// A shell command to run during each measurement of a peer with processes, its output shown: `{pid}`, `{server}` (PostgreSQL's),
+    /// `{peer}` and `{workload}` are filled in. For strace, perf, scripts/syscalls.sh; figures of such a run are worth less.
+    #[arg(long, env = "ATTACH")]
+    attach: Option<String>,
     /// The folder that gets BENCHMARKS.md and benchmarks.svg. A complete run writes to docs, any other to target/bench.
     #[arg(long, env = "OUT")]
     out: Option<PathBuf>,
@@ -70,6 +74,7 @@ impl Options {
             && self.peers == "all"
             && self.transport == "tcp"
             && self.proxy_set.is_empty()
+            && self.attach.is_none()
     }
 
     fn folder(&self) -> PathBuf {
@@ -83,7 +88,8 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    raise_file_limit();
+    // Thousands of clients, here and in what is started.
+    raise_open_files();
     let options = Options::parse();
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
     let seconds = options.seconds.unwrap_or(if options.quick { 3 } else { 10 });
@@ -99,7 +105,12 @@ fn main() -> ExitCode {
     for round in 1..=rounds {
         for workload in &workloads {
             let title = format!("{round}/{rounds}");
-            one_row(&title, workload, &stage, &peers, seconds, &mut samples);
+            let run = measure::Run {
+                stage: &stage,
+                seconds,
+                attach: options.attach.as_deref(),
+            };
+            one_row(&title, workload, &peers, &run, &mut samples);
         }
     }
     let report = report::Report {
@@ -120,16 +131,9 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!failed.is_empty()))
 }
 
-fn one_row(
-    round: &str,
-    workload: &Workload,
-    stage: &Stage,
-    peers: &[Peer],
-    seconds: u64,
-    samples: &mut Samples,
-) {
+fn one_row(round: &str, workload: &Workload, peers: &[Peer], run: &measure::Run<'_>, samples: &mut Samples) {
     for peer in peers.iter().filter(|peer| peer.can(workload)) {
-        let taken = measure::run(workload, peer, stage, seconds);
+        let taken = run.measure(workload, peer);
         match &taken {
             Ok(sample) => println!("{round} {:<17} {:<10} {sample}", workload.name, peer.name),
             Err(fault) => println!("{round} {:<17} {:<10} failed: {fault}", workload.name, peer.name),
@@ -151,21 +155,4 @@ fn finish(report: &report::Report<'_>, folder: &Path) {
         "written: BENCHMARKS.md and benchmarks.svg in {}",
         folder.display()
     );
-}
-
-/// Starts itself again with as many open files as the system allows: thousands of clients need them.
-fn raise_file_limit() {
-    if std::env::var_os("PGSTMTPOOL_BENCH_RAISED").is_some() {
-        return;
-    }
-    let own = std::env::current_exe().expect("own path");
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "ulimit -n $(ulimit -Hn) 2>/dev/null; exec \"$0\" \"$@\""])
-        .arg(own);
-    let error = command
-        .args(std::env::args().skip(1))
-        .env("PGSTMTPOOL_BENCH_RAISED", "1")
-        .exec();
-    panic!("sh: {error}");
 }

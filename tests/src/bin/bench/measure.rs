@@ -36,14 +36,76 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Runs a workload against a peer for so long.
-///
-/// # Errors
-/// What pgbench said when it failed.
-pub(crate) fn run(workload: &Workload, peer: &Peer, stage: &Stage, seconds: u64) -> Result<Sample, String> {
-    // A short run first: connections are made, caches are warm.
-    go(workload, peer, stage, 1)?;
-    go(workload, peer, stage, seconds)
+/// How measurements are made.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    /// What the peers stand before.
+    pub(crate) stage: &'a Stage,
+    /// How long each takes.
+    pub(crate) seconds: u64,
+    /// A shell command that runs meanwhile.
+    pub(crate) attach: Option<&'a str>,
+}
+
+impl Run<'_> {
+    /// Runs a workload against a peer.
+    ///
+    /// # Errors
+    /// What pgbench said when it failed.
+    pub(crate) fn measure(&self, workload: &Workload, peer: &Peer) -> Result<Sample, String> {
+        // A short run first: connections are made, caches are warm.
+        go(workload, peer, self.stage, 1)?;
+        let attached = self
+            .attach
+            .and_then(|command| self.attach(command, workload, peer));
+        let sample = go(workload, peer, self.stage, self.seconds);
+        if let Some(attached) = attached {
+            show(attached, sample.as_ref().map_or(f64::NAN, |s| s.tps));
+        }
+        sample
+    }
+
+    fn attach(&self, command: &str, workload: &Workload, peer: &Peer) -> Option<Child> {
+        let server = self.stage.pid()?.to_string();
+        let command = command
+            .replace("{pid}", &peer.pid?.to_string())
+            .replace("{server}", &server)
+            .replace("{peer}", peer.name)
+            .replace("{workload}", workload.name);
+        // All clients shall have logged in.
+        let later = format!("sleep 1; {command}");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &later])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Some(shell.spawn().expect("sh"))
+    }
+}
+
+/// Prints what an attached command said; its lines `per_second NAME NUMBER` as one, divided by the statements of that time.
+fn show(attached: Child, tps: f64) {
+    let Ok(out) = attached.wait_with_output() else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    let per_second = |line: &str| {
+        let mut words = line.strip_prefix("per_second ")?.split(' ');
+        Some((words.next()?.to_owned(), words.next()?.parse::<f64>().ok()?))
+    };
+    let (counts, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| per_second(line).is_some());
+    rest.iter().for_each(|line| println!("{line}"));
+    let shown: Vec<String> = counts
+        .iter()
+        .filter_map(|line| per_second(line))
+        .map(|(name, count)| (name, count / tps))
+        .filter(|(_, each)| *each >= 0.005)
+        .map(|(name, each)| format!("{name} {each:.2}"))
+        .collect();
+    if !shown.is_empty() {
+        println!("    per statement: {}", shown.join(", "));
+    }
 }
 
 fn go(workload: &Workload, peer: &Peer, stage: &Stage, seconds: u64) -> Result<Sample, String> {

@@ -92,13 +92,16 @@ pub(crate) fn chosen(stage: &Stage, filter: &str, quick: bool) -> Vec<Workload> 
     let filters: Vec<&str> = filter.split(',').filter(|f| !f.is_empty()).collect();
     let wanted = |w: &Workload| {
         if filters.is_empty() {
-            !quick || QUICK.contains(&w.name)
+            !w.name.starts_with(ONLY_BY_NAME) && (!quick || QUICK.contains(&w.name))
         } else {
             filters.iter().any(|f| w.name.contains(f))
         }
     };
     all(stage).into_iter().filter(wanted).collect()
 }
+
+/// These show how cost grows, for docs/PERFORMANCE.md: they run only when they are asked for.
+const ONLY_BY_NAME: &str = "scale_";
 
 const QUICK: [&str; 9] = [
     "select_simple",
@@ -117,7 +120,40 @@ fn all(stage: &Stage) -> Vec<Workload> {
     all.extend(longer(stage));
     all.extend(connections(stage));
     all.extend(mixes(stage));
+    all.extend(scales(stage));
     all
+}
+
+/// The same with ever more clients, and with ever larger results.
+fn scales(stage: &Stage) -> Vec<Workload> {
+    let one = script(stage, "one", "select 1;\n");
+    let clients = [
+        ("scale_clients_2", 2),
+        ("scale_clients_8", 8),
+        ("scale_clients_64", 64),
+        ("scale_clients_256", 256),
+        ("scale_clients_512", 512),
+    ];
+    let rows = [
+        ("scale_bytes_1k", 1_000),
+        ("scale_bytes_10k", 10_000),
+        ("scale_bytes_100k", 100_000),
+        ("scale_bytes_10m", 10_000_000),
+    ];
+    let by_clients = clients.map(|(name, clients)| pgbench(name, "SELECT 1", &["-f", &one], clients));
+    let by_bytes = rows.map(|(name, bytes)| {
+        let text = format!(
+            "select repeat('x', 1000) from generate_series(1, {});\n",
+            bytes / 1000
+        );
+        pgbench(
+            name,
+            "rows of 1000 bytes",
+            &["-f", &script(stage, name, &text)],
+            8,
+        )
+    });
+    by_clients.into_iter().chain(by_bytes).collect()
 }
 
 /// Single statements.

@@ -147,7 +147,7 @@ fn finish(report: &report::Report<'_>, folder: &Path) {
     std::fs::create_dir_all(folder).expect("folder of the report");
     let page = folder.join("BENCHMARKS.md");
     let old = std::fs::read_to_string(&page).unwrap_or_default();
-    std::fs::write(&page, report.into_page(&old)).expect("report");
+    std::fs::write(&page, report.page_with(&old)).expect("report");
     let chart = folder.join("benchmarks.svg");
     std::fs::write(&chart, report.chart()).expect("chart");
     let folder = folder.canonicalize().unwrap_or(folder.to_owned());

@@ -36,7 +36,7 @@ pub(crate) struct Report<'a> {
 
 impl Report<'_> {
     /// A page with this report in place of the one between the marks; the rest of the page stays.
-    pub(crate) fn into_page(&self, page: &str) -> String {
+    pub(crate) fn page_with(&self, page: &str) -> String {
         let own = format!("{BEGIN}\n{}\n{END}", self.markdown());
         let parts = page
             .split_once(BEGIN)

@@ -125,6 +125,10 @@ fn tidy(node: &mut Value, status: bool) {
     let is_schema = fields.get("type").is_some_and(Value::is_string) || fields.contains_key("anyOf");
     if is_schema {
         fields.remove("nullable");
+        // Both together and the API server takes each value for an object without fields: what is in it is unknown to it.
+        if fields.contains_key("x-kubernetes-preserve-unknown-fields") {
+            fields.remove("additionalProperties");
+        }
         if status {
             fields.remove("default");
         }

@@ -143,3 +143,12 @@ fn the_definition_is_what_the_generator_writes() {
         "cargo run -p crds --features kube --bin crdgen > crds/pgpools.pgstmtpool.io.yaml"
     );
 }
+
+#[test]
+fn the_chart_brings_the_same_definition() {
+    let of_chart = include_str!("../../charts/pgstmtpool/crds/pgpools.pgstmtpool.io.yaml");
+    assert!(
+        of_chart == FILE,
+        "cp crds/pgpools.pgstmtpool.io.yaml charts/pgstmtpool/crds/"
+    );
+}

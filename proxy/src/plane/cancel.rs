@@ -31,8 +31,7 @@ pub(super) async fn cancel(card: &Rc<Card>) {
             None => return,
         }
         // One CancelRequest is two SIGINTs: the second may hit whoever comes next. Nobody does.
-        let moved = worker.detach_followers();
-        debug!(worker = worker.id, moved, "Followers moved away from a cancel");
+        worker.detach_followers();
     } else if !card.runs() {
         return;
     }

@@ -40,9 +40,8 @@ pub(super) async fn query(worker: &Rc<Worker>, sql: &[u8]) -> Result<Vec<Row>, E
     let mut answer = BytesMut::new();
     let end = poll_fn(|cx| {
         loop {
-            while let Some(chunk) = slot.front() {
-                answer.extend_from_slice(&chunk);
-                slot.sent(chunk.len(), usize::MAX);
+            while let Some(piece) = slot.pop() {
+                answer.extend_from_slice(&piece);
             }
             if let Some(end) = slot.take_end() {
                 return Poll::Ready(end);

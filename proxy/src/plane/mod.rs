@@ -24,6 +24,7 @@ mod slot;
 mod statement;
 mod thread;
 mod topology;
+mod turn;
 mod worker;
 
 use std::io;

@@ -4,7 +4,9 @@
 //! itself. Never hands out a worker on which anything is owed, except to known reads.
 
 mod connect;
+mod estimate;
 mod wait;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -23,21 +25,24 @@ use super::settings::{Difference, Settings};
 use super::statement::StatementInterner;
 use super::thread::Thread;
 use super::topology::Server;
+use super::turn;
 use super::worker::{Purpose, State, Worker};
+use estimate::Estimates;
+pub(super) use estimate::Run;
 pub(super) use wait::Asker;
 use wait::Waiter;
 
-/// Shapes whose service time is remembered; beyond it the memory starts anew.
-const ESTIMATES_MAX: usize = 8192;
 /// Known reads whose time is not known are taken to need this long.
 const UNKNOWN_SERVICE: Duration = Duration::from_millis(2);
-/// How often the number of workers for shared reads is reconsidered.
-const CLIMB_PERIOD: Duration = Duration::from_millis(250);
-/// Workers for shared reads at the start.
-const ACTIVE_AT_START: usize = 4;
+/// A worker whose queue is expected to take no longer than this takes one more known read before the next worker does.
+/// Packed so, few workers are busy without a pause: they and the proxy sleep and wake less often. It is also the most a
+/// read waits for others while workers are idle.
+const PACKED_WAIT: Duration = Duration::from_micros(200);
 /// A running request others wait behind is given at least this long before they go elsewhere.
 const OVERRUN_MIN: Duration = Duration::from_millis(5);
 
+/// Requests between two sweeps that had to change a worker's settings, after which one that suits them takes its place.
+const UNSUITED_MAX: u32 = 50;
 /// Time a statement has to end after its client has gone.
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 /// Time after which a worker that is still not clean is closed.
@@ -57,15 +62,6 @@ pub(super) enum Fit {
     No,
 }
 
-/// Finds the number of workers that gives the most, by trying.
-struct Climb {
-    active: usize,
-    up: bool,
-    since: Instant,
-    served: u64,
-    rate: f64,
-}
-
 /// See the module.
 pub(super) struct Pool {
     pub(super) server: Arc<Server>,
@@ -83,13 +79,18 @@ pub(super) struct Pool {
     counters: Arc<Counters>,
     alone: RefCell<VecDeque<Rc<Waiter>>>,
     shared: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Some workers take no more known reads, for the sake of those who wait to have one alone.
+    reserving: Cell<bool>,
     connecting: Cell<usize>,
     backoff: Cell<(Option<Instant>, Duration)>,
     /// The last failure to connect: with which startup settings, when, why.
     trouble: RefCell<Option<(Rc<Settings>, Instant, Rc<ServeError>)>>,
-    estimates: RefCell<HashMap<u64, f32>>,
-    climb: RefCell<Climb>,
+    estimates: Estimates,
     closed: Cell<bool>,
+    /// Startup settings of somebody who had to change those of many workers.
+    sought: RefCell<Option<Rc<Settings>>>,
+    /// A task looks after heads that take too long.
+    watched: Cell<bool>,
     /// A worker was opened or could not be.
     greeted: Notify,
     /// Clients that wait to be greeted.
@@ -121,18 +122,14 @@ impl Pool {
             counters: thread.counters.clone(),
             alone: RefCell::default(),
             shared: RefCell::default(),
+            reserving: Cell::new(false),
             connecting: Cell::new(0),
             backoff: Cell::new((None, connect::BACKOFF_MIN)),
             trouble: RefCell::new(None),
-            estimates: RefCell::default(),
-            climb: RefCell::new(Climb {
-                active: ACTIVE_AT_START,
-                up: false,
-                since: Instant::now(),
-                served: 0,
-                rate: 0.0,
-            }),
+            estimates: Estimates::default(),
             closed: Cell::new(false),
+            sought: RefCell::new(None),
+            watched: Cell::new(false),
             greeted: Notify::new(),
             greeted_wanted: Cell::new(0),
         })
@@ -183,138 +180,77 @@ impl Pool {
         }
     }
 
-    /// Time a known read of this shape takes on the server, as measured.
-    fn estimate(&self, shape: u64) -> Option<Duration> {
-        self.estimates
-            .borrow()
-            .get(&shape)
-            .map(|us| Duration::from_micros(*us as u64))
-    }
-
-    /// A request has ended after `took`.
-    pub(super) fn served(&self, purpose: Purpose, shape: u64, took: Duration) {
-        self.counters.service.observe(took);
-        if purpose != Purpose::Shared {
-            return;
-        }
-        let us = took.as_secs_f32() * 1e6;
-        let mut estimates = self.estimates.borrow_mut();
-        if estimates.len() >= ESTIMATES_MAX && !estimates.contains_key(&shape) {
-            estimates.clear();
-        }
-        // Rises fast, falls slowly: one slow run is remembered for some time.
-        let old = estimates.entry(shape).or_insert(us);
-        *old += (us - *old) * if us > *old { 0.25 } else { 0.05 };
-        drop(estimates);
-        self.climb(Instant::now());
-    }
-
-    /// Reconsiders, now and then, how many workers take shared reads: one more or one less, and back if that was worse.
-    fn climb(&self, now: Instant) {
-        let mut climb = self.climb.borrow_mut();
-        climb.served += 1;
-        if !climb.served.is_multiple_of(64) {
-            return;
-        }
-        let passed = now.saturating_duration_since(climb.since);
-        if passed < CLIMB_PERIOD {
-            return;
-        }
-        let rate = climb.served as f64 / passed.as_secs_f64();
-        if climb.rate > 0.0 && rate < climb.rate * 0.98 {
-            climb.up = !climb.up;
-        }
-        climb.rate = rate;
-        climb.since = now;
-        climb.served = 0;
-        let most = self.workers.borrow().len().max(1);
-        climb.active = if climb.up {
-            (climb.active + 1).min(most)
-        } else {
-            climb.active.saturating_sub(1).max(1)
-        };
-        if climb.active == most || climb.active == 1 {
-            climb.up = climb.active == 1;
+    /// A request has ended.
+    pub(super) fn served(&self, purpose: Purpose, shape: u64, run: Run) {
+        self.counters.service.observe(run.took);
+        if purpose == Purpose::Shared {
+            self.estimates
+                .add(shape, run, run.took >= self.long(), turn::began());
         }
     }
 
-    /// Picks a worker for a known read, if one may take it now.
+    /// A known read of this length is a nuisance to whoever stands behind it.
+    pub(super) fn long(&self) -> Duration {
+        self.overrun() * 5
+    }
+
+    /// Picks a worker for a known read, if one may take it now: the first that is idle or has little to do, so that few
+    /// workers carry the load; the next ones as soon as the queues of those before them grow. When all are busy, the one
+    /// with the shortest queue.
     pub(super) fn pick_shared(&self, settings: &Rc<Settings>, shape: u64) -> Option<Rc<Worker>> {
         if self.closed.get() {
             return None;
         }
         let pipeline = self.pipeline();
-        let active = self.climb.borrow().active;
-        let short = self
-            .estimate(shape)
-            .is_some_and(|t| t < pipeline.max_expected_wait);
+        let short = self.estimates.short(shape, pipeline.max_expected_wait).is_some();
+        let packed = PACKED_WAIT.min(pipeline.max_expected_wait);
+        let overrun = pipeline.max_expected_wait.max(OVERRUN_MIN);
         let workers = self.workers.borrow();
-        let mut idle: Option<(&Rc<Worker>, Fit)> = None;
+        let mut now = None;
+        let mut to_be_set: Option<&Rc<Worker>> = None;
         let mut busy: Option<(&Rc<Worker>, Duration)> = None;
-        let mut rank = 0;
         for worker in workers.iter() {
             let state = worker.state.get();
-            if !matches!(state, State::Idle | State::Shared) {
+            if !matches!(state, State::Idle | State::Shared)
+                || worker.fences.get() > 0
+                || worker.reserved.get()
+            {
                 continue;
             }
-            rank += 1;
-            if worker.fences.get() > 0 || worker.reserved.get() {
+            if state == State::Shared && (!short || worker.depth() >= pipeline.max_depth as usize) {
                 continue;
             }
             let fit = Self::fit(worker, settings);
-            if fit == Fit::No {
-                continue;
-            }
-            if state == State::Idle {
-                // Beyond the active ones an idle worker is used only when no busy one may take the request.
-                let fresh = rank <= active;
-                if (fresh || busy.is_none()) && idle.is_none_or(|(_, best)| fit < best) {
-                    idle = Some((worker, fit));
-                    if fit == Fit::Same && fresh {
-                        break;
+            match (fit, state) {
+                (Fit::No, _) => {}
+                (Fit::Same, State::Idle) => return Some(worker.clone()),
+                (Fit::Prefix, State::Idle) => to_be_set = to_be_set.or(Some(worker)),
+                _ => {
+                    let expected = worker.expected_wait();
+                    let shortest = expected <= pipeline.max_expected_wait
+                        && busy.is_none_or(|(_, best)| expected < best);
+                    let near = fit == Fit::Same && expected <= packed;
+                    if !near && !shortest {
+                        continue;
                     }
+                    // Nobody is put behind a request that takes longer than it should.
+                    let now = *now.get_or_insert_with(Instant::now);
+                    if worker.head_age(now) > overrun {
+                        continue;
+                    }
+                    if near {
+                        return Some(worker.clone());
+                    }
+                    busy = Some((worker, expected));
                 }
-                continue;
-            }
-            if !short || rank > active || worker.depth() >= pipeline.max_depth as usize {
-                continue;
-            }
-            let expected = worker.expected_wait();
-            if expected > pipeline.max_expected_wait {
-                continue;
-            }
-            let expected = if fit == Fit::Same {
-                expected
-            } else {
-                expected + Duration::from_micros(20)
-            };
-            if busy.is_none_or(|(_, best)| expected < best) {
-                busy = Some((worker, expected));
             }
         }
-        let idle_is_active = idle.is_some_and(|(w, _)| workers.iter().take(active).any(|a| Rc::ptr_eq(a, w)));
-        let chosen = match (idle, busy) {
-            (Some((worker, _)), None) => worker,
-            (Some((worker, _)), Some(_)) if idle_is_active => worker,
-            (_, Some((worker, _))) => worker,
-            (None, None) => return None,
-        };
-        // The overrun check needs the clock: only for one that is busy.
-        if chosen.state.get() == State::Shared && chosen.head_age(Instant::now()) > self.overrun() {
-            let chosen = workers.iter().find(|w| {
-                w.state.get() == State::Idle
-                    && w.fences.get() == 0
-                    && !w.reserved.get()
-                    && Self::fit(w, settings) != Fit::No
-            });
-            return chosen.cloned();
-        }
-        Some(chosen.clone())
+        to_be_set.or(busy.map(|(worker, _)| worker)).cloned()
     }
 
     /// The time a known read of this shape is expected to take.
     pub(super) fn expected(&self, shape: u64) -> Duration {
-        self.estimate(shape).unwrap_or(UNKNOWN_SERVICE)
+        self.estimates.time(shape).unwrap_or(UNKNOWN_SERVICE)
     }
 
     /// Takes an idle worker away for one session. The caller gives it back by [`Pool::give_back`].
@@ -365,6 +301,7 @@ impl Pool {
                 let mine = w.sequences_of.get() == Some(session);
                 if mine && w.state.get() == State::Shared {
                     w.reserved.set(true);
+                    self.reserving.set(true);
                 }
                 // Leased and held by no session: the proxy itself is reading the catalog there.
                 mine && (matches!(w.state.get(), State::Cleaning | State::Shared)
@@ -496,10 +433,8 @@ impl Pool {
 
     /// Startup settings of the workers most sessions use.
     fn any_base(&self) -> Option<Rc<Settings>> {
-        if let Some(worker) = self.workers.borrow().first() {
-            return Some(worker.base.clone());
-        }
-        None
+        let sought = self.sought.borrow().clone();
+        sought.or_else(|| self.workers.borrow().first().map(|worker| worker.base.clone()))
     }
 
     /// What a client with these startup settings is told, if it is known.
@@ -575,11 +510,44 @@ impl Pool {
         }
     }
 
+    /// Notes whether a request found its settings on the worker; `startup`: what it would have a worker started with.
+    pub(super) fn note_fit(&self, worker: &Worker, fits: bool, startup: &Rc<Settings>) {
+        let (same, other) = worker.suited.get();
+        if fits {
+            worker.suited.set((same.saturating_add(1), other));
+        } else {
+            worker.suited.set((same, other.saturating_add(1)));
+            if other + 1 == UNSUITED_MAX {
+                *self.sought.borrow_mut() = Some(startup.clone());
+            }
+        }
+    }
+
+    /// Closes a worker whose settings suited none of the many requests since the last sweep; another takes its place.
+    fn replace_unsuited(&self) {
+        let mut unsuited = None;
+        for worker in self.workers.borrow().iter() {
+            let (same, other) = worker.suited.replace((0, 0));
+            if same == 0
+                && other >= UNSUITED_MAX
+                && worker.state.get() == State::Idle
+                && worker.fences.get() == 0
+            {
+                unsuited = Some(worker.clone());
+            }
+        }
+        if let Some(worker) = unsuited {
+            worker.state.set(State::Closed);
+            worker.close("replaced by one with the settings of those who use it");
+        }
+    }
+
     /// Each second: closes workers nobody needs.
     pub(super) fn sweep(self: &Rc<Self>, now: Instant) {
         let Some(thread) = self.thread.upgrade() else {
             return;
         };
+        self.replace_unsuited();
         let config = thread.config();
         let clients = u32::try_from(self.clients.get()).unwrap_or(u32::MAX);
         let wanted = config.workers.wanted(clients) as usize;

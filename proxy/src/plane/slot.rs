@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -9,6 +10,9 @@ use bytes::Bytes;
 use pgnet::fields::ErrorFields;
 
 use super::worker::Worker;
+
+/// Pieces of a reply that are sent together.
+const PIECES_MAX: usize = 16;
 
 /// How a request ended.
 #[derive(Clone, Debug)]
@@ -101,9 +105,31 @@ impl Slot {
         }
     }
 
-    /// The first chunk not yet sent in full.
-    pub(super) fn front(&self) -> Option<Bytes> {
-        self.inner.borrow().chunks.front().cloned()
+    /// Gives `write` what is to be sent, in one piece or in several; `None`: there is nothing.
+    pub(super) fn with_pieces<R>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> R) -> Option<R> {
+        let inner = self.inner.borrow();
+        if inner.chunks.is_empty() {
+            return None;
+        }
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (piece, chunk) in pieces.iter_mut().zip(&inner.chunks) {
+            *piece = IoSlice::new(chunk);
+            count += 1;
+        }
+        Some(write(&pieces[..count]))
+    }
+
+    /// Takes the first piece of the reply away.
+    pub(super) fn pop(&self) -> Option<Bytes> {
+        let mut inner = self.inner.borrow_mut();
+        let piece = inner.chunks.pop_front()?;
+        inner.queued -= piece.len().min(inner.queued);
+        if let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade()) {
+            drop(inner);
+            worker.unblock();
+        }
+        Some(piece)
     }
 
     /// `n` bytes went out. Lets a worker that waits for room read on.

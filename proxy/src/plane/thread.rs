@@ -261,6 +261,7 @@ pub(super) fn run(
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(super::turn::begin)
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {

@@ -25,6 +25,7 @@ use super::settings::Settings;
 use super::slot::{End, Slot};
 use super::statement::{Statement, StatementId};
 use super::topology::Server;
+use super::turn;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
@@ -101,6 +102,14 @@ struct Inner {
     /// Session whose statement is the server's unnamed one.
     unnamed: Option<(u64, StatementId)>,
     head_since: Instant,
+    /// The turn it began in.
+    head_turn: u64,
+    /// Requests of which the server has nothing yet.
+    unsent: usize,
+    /// A part of what is to be written has been.
+    half_sent: bool,
+    /// Requests that ended in what is being read: their time is not accounted for yet.
+    ended: Vec<(Purpose, u64)>,
     closing: Option<&'static str>,
     clock: u64,
     /// Who holds the worker: gets what comes between its requests.
@@ -177,6 +186,8 @@ pub(super) struct Worker {
     /// Somebody prepared statements on it under names of its own.
     pub(super) foreign_prepared: Cell<bool>,
     pub(super) cleaning_since: Cell<Instant>,
+    /// Requests since the last sweep that found their settings here, and those that had to set some.
+    pub(super) suited: Cell<(u32, u32)>,
     /// Sum of what its queue is expected to take, in microseconds.
     expected: Cell<u32>,
     /// Session whose nextval it saw last.
@@ -228,6 +239,7 @@ impl Worker {
             tickets: Cell::new(0),
             foreign_prepared: Cell::new(false),
             cleaning_since: Cell::new(now),
+            suited: Cell::new((0, 0)),
             expected: Cell::new(0),
             sequences_of: Cell::new(None),
             sequences_at: Cell::new(now),
@@ -244,6 +256,10 @@ impl Worker {
                 unconfirmed: false,
                 unnamed: None,
                 head_since: now,
+                head_turn: turn::count(),
+                unsent: 0,
+                half_sent: false,
+                ended: Vec::new(),
                 closing: None,
                 clock: 0,
                 holder: None,
@@ -312,7 +328,9 @@ impl Worker {
         let mut inner = self.inner.borrow_mut();
         if inner.pending.is_empty() {
             inner.head_since = Instant::now();
+            inner.head_turn = turn::count();
         }
+        inner.unsent += 1;
         let expected = u32::try_from(expected.as_micros()).unwrap_or(u32::MAX / 64);
         self.expected.set(self.expected.get().saturating_add(expected));
         inner.pending.push_back(Pending {
@@ -337,6 +355,7 @@ impl Worker {
         if !inner.open_batch {
             if inner.pending.is_empty() {
                 inner.head_since = Instant::now();
+                inner.head_turn = turn::count();
             }
             inner.open_batch = true;
             inner.pending.push_back(Pending {
@@ -468,18 +487,14 @@ impl Worker {
     }
 
     /// The requests behind the running one go elsewhere; their replies here are dropped.
-    pub(super) fn detach_followers(&self) -> usize {
-        let mut inner = self.inner.borrow_mut();
-        let mut moved = 0;
-        for pending in inner.pending.iter_mut().skip(1) {
+    pub(super) fn detach_followers(&self) {
+        for pending in self.inner.borrow_mut().pending.iter_mut().skip(1) {
             if pending.purpose == Purpose::Shared
                 && let Some(slot) = pending.slot.take()
             {
                 slot.end(End::Repeat);
-                moved += 1;
             }
         }
-        moved
     }
 
     /// Where the request of `slot` stands: 0 is running, `None` not here.

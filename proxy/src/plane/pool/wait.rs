@@ -24,11 +24,13 @@ pub(in crate::plane) struct Waiter {
     pub(super) since: Instant,
     granted: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
-    gone: Cell<bool>,
+    /// It was given something and is in no queue.
+    served: Cell<bool>,
 }
 
 impl Waiter {
     pub(super) fn grant(&self, grant: Grant) {
+        self.served.set(true);
         *self.granted.borrow_mut() = Some(grant);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -54,13 +56,14 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.waiter.gone.set(true);
-        let queue = if self.alone {
-            &self.pool.alone
-        } else {
-            &self.pool.shared
-        };
-        queue.borrow_mut().retain(|w| !Rc::ptr_eq(w, &self.waiter));
+        if !self.waiter.served.get() {
+            let queue = if self.alone {
+                &self.pool.alone
+            } else {
+                &self.pool.shared
+            };
+            queue.borrow_mut().retain(|w| !Rc::ptr_eq(w, &self.waiter));
+        }
         self.pool.counters.waiting.sub(1);
         if let Some(Ok(worker)) = self.waiter.granted.borrow_mut().take() {
             if self.alone {
@@ -105,7 +108,7 @@ impl Pool {
             since: Instant::now(),
             granted: RefCell::new(None),
             waker: RefCell::new(None),
-            gone: Cell::new(false),
+            served: Cell::new(false),
         });
         let queue = if alone { &self.alone } else { &self.shared };
         queue.borrow_mut().push_back(waiter.clone());
@@ -169,20 +172,32 @@ impl Pool {
 
     /// Gives what is free to those who wait, and starts workers where that is not enough.
     pub(super) fn serve_waiters(self: &Rc<Self>) {
+        let nobody_waits = self.alone.borrow().is_empty() && self.shared.borrow().is_empty();
+        if nobody_waits && !self.reserving.get() {
+            return;
+        }
         let mut unserved: Option<Rc<Settings>> = None;
-        let mut missing = 0;
-        let alone: Vec<Rc<Waiter>> = self.alone.borrow().iter().cloned().collect();
-        for waiter in alone {
+        let mut idle = self.idle_workers();
+        let mut at = 0;
+        while idle > 0 {
+            let Some(waiter) = self.alone.borrow().get(at).cloned() else {
+                break;
+            };
             if let Some(worker) = self.take_idle(&waiter.settings, waiter.session) {
-                self.alone.borrow_mut().retain(|w| !Rc::ptr_eq(w, &waiter));
+                self.alone.borrow_mut().remove(at);
                 waiter.grant(Ok(worker));
+                idle -= 1;
             } else {
-                missing += 1;
-                unserved.get_or_insert(waiter.startup.clone());
+                at += 1;
             }
+        }
+        let mut missing = self.alone.borrow().len();
+        if let Some(waiter) = self.alone.borrow().front() {
+            unserved = Some(waiter.startup.clone());
         }
         // Whoever waits to have a worker alone must not starve behind an endless stream of reads.
         let mut to_reserve = missing;
+        self.reserving.set(missing > 0);
         for worker in self.workers.borrow().iter().rev() {
             let shared = worker.state.get() == State::Shared;
             worker
@@ -211,6 +226,15 @@ impl Pool {
         {
             self.grow(&startup);
         }
+    }
+
+    /// Workers that could be taken for one session.
+    fn idle_workers(&self) -> usize {
+        self.workers
+            .borrow()
+            .iter()
+            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .count()
     }
 
     pub(super) fn at_max(&self) -> bool {

@@ -126,16 +126,20 @@ impl Session {
         let slot = self.card.slot.clone();
         let low_water = self.effective.limits.client_buffer / 2;
         loop {
-            let Some(chunk) = slot.front() else {
+            let stream = Pin::new(&mut self.stream);
+            let written = slot.with_pieces(|pieces| match pieces {
+                [piece] => stream.poll_write(cx, piece),
+                pieces => stream.poll_write_vectored(cx, pieces),
+            });
+            let Some(written) = written else {
                 if self.stream.is_tls() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
                     return Poll::Pending;
                 }
                 return Poll::Ready(Ok(()));
             };
-            match Pin::new(&mut self.stream).poll_write(cx, &chunk) {
+            match written {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
                 Poll::Ready(Ok(n)) => {
-                    drop(chunk);
                     self.thread.counters.bytes_out.add(n as u64);
                     slot.sent(n, low_water);
                 }

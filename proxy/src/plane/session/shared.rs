@@ -143,6 +143,10 @@ impl Session {
         class: &Class,
     ) -> Result<(), Leave> {
         let difference = self.settings.difference(&worker.base);
+        if worker.state.get() == State::Shared {
+            pool.watch();
+        }
+        pool.note_fit(worker, difference == Difference::None, &self.startup);
         let expected = pool.expected(class.shape);
         worker.state.set(State::Shared);
         self.card.set_worker(Some(worker));

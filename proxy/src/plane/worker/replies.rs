@@ -1,15 +1,16 @@
 //! Handing out replies: what the server sent is split by the script, and each piece goes to the session that asked.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
 
+use super::super::pool::Run;
 use super::super::script::{Event, Misfit, To, Verdict};
 use super::super::slot::End;
+use super::super::turn;
 use super::task::{Gone, Io};
 use super::{FRAME_MAX, Inner, Prepared, Purpose, SMALL_FRAME_MAX, State, Worker};
 
@@ -188,6 +189,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         }
     }
     deliver(worker, inner, io, &mut run);
+    account(worker, inner);
     drop(guard);
     if offer {
         worker.offer();
@@ -197,6 +199,33 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
 
 /// Notifications kept between a LISTEN on a worker and its move to the hub, which takes milliseconds.
 const HEARD_MAX: usize = 100_000;
+
+/// Requests that ended in one read took the same part of the time since the last: nobody can tell when each of them did.
+fn account(worker: &Worker, inner: &mut Inner) {
+    let Some((first, _)) = inner.ended.split_first() else {
+        return;
+    };
+    let seen = turn::began();
+    let took = seen.saturating_duration_since(inner.head_since);
+    let at_most = inner.pending.is_empty() && turn::count() < inner.head_turn + 2;
+    inner.head_since = seen.max(inner.head_since);
+    inner.head_turn = turn::count();
+    worker.idle_since.set(seen);
+    let Some(pool) = worker.pool.upgrade() else {
+        return;
+    };
+    if took >= pool.long() {
+        // It was the first that took so long; those behind it only waited.
+        let (purpose, shape) = *first;
+        pool.served(purpose, shape, Run { took, at_most: false });
+        inner.ended.clear();
+        return;
+    }
+    let took = took / u32::try_from(inner.ended.len()).unwrap_or(u32::MAX);
+    for (purpose, shape) in inner.ended.drain(..) {
+        pool.served(purpose, shape, Run { took, at_most });
+    }
+}
 
 fn verdict_forwards(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Forward)
@@ -352,18 +381,12 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
     worker
         .expected
         .set(worker.expected.get().saturating_sub(head.expected));
-    let now = Instant::now();
-    if let Some(pool) = worker.pool.upgrade() {
-        pool.served(
-            head.purpose,
-            head.shape,
-            now.saturating_duration_since(inner.head_since),
-        );
-        if head.error {
-            pool.counters().server_errors.add(1);
-        }
+    if head.error
+        && let Some(pool) = worker.pool.upgrade()
+    {
+        pool.counters().server_errors.add(1);
     }
-    inner.head_since = now;
+    inner.ended.push((head.purpose, head.shape));
     let end = End::Done {
         status,
         error: head.error,
@@ -382,7 +405,6 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
             }
             if inner.pending.is_empty() && worker.tickets.get() == 0 {
                 worker.state.set(State::Idle);
-                worker.idle_since.set(now);
             }
             Ok(true)
         }
@@ -397,7 +419,6 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
                 return Err(Gone::Closed("could not be cleaned"));
             }
             worker.state.set(State::Idle);
-            worker.idle_since.set(now);
             Ok(true)
         }
     }

@@ -19,6 +19,9 @@ use super::super::slot::End;
 use super::replies::hand_out;
 use super::{Pending, Purpose, READ_MAX, READ_MIN, State, Worker};
 
+/// Known reads a server has not answered yet, with which it is busy until we look again.
+const ENOUGH: usize = 2;
+
 /// The socket side of a worker.
 pub(super) struct Io {
     stream: Stream,
@@ -27,7 +30,6 @@ pub(super) struct Io {
     /// Bytes of a frame's body still to come, and whether they are passed on.
     pub(super) body_left: usize,
     pub(super) body_forward: bool,
-    overrun: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Io {
@@ -38,7 +40,6 @@ impl Io {
             read_size: READ_MIN,
             body_left: 0,
             body_forward: false,
-            overrun: None,
         }
     }
 }
@@ -137,7 +138,6 @@ fn poll(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Poll<Gone> {
             Err(gone) => return Poll::Ready(gone),
         }
         if !progress {
-            watch_head(worker, io, cx);
             worker.inner.borrow_mut().waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -148,11 +148,17 @@ fn poll(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Poll<Gone> {
 fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io::Result<bool> {
     let mut inner = worker.inner.borrow_mut();
     let mut wrote = false;
+    // Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
+    let sent = inner.pending.len().saturating_sub(inner.unsent);
+    if worker.state.get() == State::Shared && sent >= ENOUGH && !inner.half_sent {
+        return Ok(false);
+    }
     while !inner.out.is_empty() {
         match Pin::new(&mut io.stream).poll_write(cx, &inner.out) {
             Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(n)) => {
                 inner.out.advance(n);
+                inner.half_sent = !inner.out.is_empty();
                 wrote = true;
             }
             Poll::Ready(Err(e)) => return Err(e),
@@ -160,6 +166,7 @@ fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io
         }
     }
     if wrote && inner.out.is_empty() {
+        inner.unsent = 0;
         if let Some(waker) = inner.writing.take() {
             waker.wake();
         }
@@ -210,35 +217,4 @@ pub(in crate::plane) fn poll_read_buf(
     let room = capacity.saturating_sub(buffer.len());
     let mut limited = BufMut::limit(&mut *buffer, room);
     std::pin::pin!(stream.read_buf(&mut limited)).poll(cx)
-}
-
-/// Arms the timer that looks at a running request others wait behind, and detaches them when it overruns.
-fn watch_head(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) {
-    let (waiting, since) = {
-        let inner = worker.inner.borrow();
-        (
-            inner.pending.len() > 1 && worker.state.get() == State::Shared,
-            inner.head_since,
-        )
-    };
-    if !waiting {
-        io.overrun = None;
-        return;
-    }
-    let Some(pool) = worker.pool.upgrade() else { return };
-    let limit = pool.overrun();
-    loop {
-        let timer = io
-            .overrun
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if timer.as_mut().poll(cx).is_pending() {
-            return;
-        }
-        io.overrun = None;
-        if since.elapsed() >= limit {
-            let moved = worker.detach_followers();
-            pool.counters().repeats.add(moved as u64);
-            return;
-        }
-    }
 }

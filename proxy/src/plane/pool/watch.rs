@@ -1,0 +1,64 @@
+//! Reads that take longer than expected: those behind them go elsewhere, if there is a free worker.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::super::worker::State;
+use super::Pool;
+
+/// Looks without anything to look at, after which the watch ends.
+const IDLE_LOOKS: u32 = 100;
+
+impl Pool {
+    /// A known read stands behind another: from now on somebody looks now and then whether it waits too long.
+    pub(in crate::plane) fn watch(self: &Rc<Self>) {
+        if self.watched.replace(true) {
+            return;
+        }
+        let pool = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let mut idle = 0;
+            while idle < IDLE_LOOKS {
+                let Some(period) = pool.upgrade().map(|pool| pool.overrun() / 2) else {
+                    return;
+                };
+                tokio::time::sleep(period).await;
+                let Some(pool) = pool.upgrade() else { return };
+                idle = if pool.look() { 0 } else { idle + 1 };
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.watched.set(false);
+            }
+        });
+    }
+
+    /// Moves reads from behind heads that take too long. True if reads stand behind others anywhere.
+    fn look(self: &Rc<Self>) -> bool {
+        let now = Instant::now();
+        let limit = self.overrun();
+        let workers = self.workers.borrow();
+        let mut free = workers
+            .iter()
+            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0)
+            .count();
+        let (mut queued, mut scarce) = (false, false);
+        for worker in workers.iter().filter(|w| w.state.get() == State::Shared) {
+            if worker.depth() < 2 {
+                continue;
+            }
+            queued = true;
+            // On a machine where everybody is late, running it again would only add to the load.
+            let age = worker.head_age(now);
+            if free > 0 && age >= limit {
+                free -= 1;
+                worker.detach_followers();
+            }
+            scarce |= free == 0 && age >= self.long();
+        }
+        drop(workers);
+        if scarce {
+            self.start_another();
+        }
+        queued
+    }
+}

@@ -161,7 +161,10 @@ const STATES: &[State] = &[
         "advisory lock hidden in a function",
         &["select hidden_lock()"],
         NOTHING,
-        ("select count(*) from pg_locks where locktype = 'advisory'", "0"),
+        (
+            "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+            "0",
+        ),
     ),
     state(
         "LISTEN hidden in DO",

@@ -25,6 +25,10 @@ else
   scripts/install-deps.sh e2e && scripts/e2e.sh 2>&1 | tee -a "$log"
   for e2e in "${PIPESTATUS[@]}"; do if [ "$e2e" != 0 ]; then code=1; fi; done
 fi
+if [ "$code" != 0 ]; then
+  say "once more what failed"
+  scripts/retry.sh "$log" >>"$log"
+fi
 say "summary"
 if [ "${SKIP_E2E:-}" = 1 ]; then echo "  without the end-to-end tests (SKIP_E2E=1)"; fi
 scripts/summary.sh "$log" "$code"

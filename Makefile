@@ -40,7 +40,7 @@ soak: ## the failover tests for SOAK_MINUTES (default 60)
 	@scripts/install-deps.sh demo
 	@scripts/soak.sh
 
-e2e: ## end to end on Kubernetes: the cluster of KUBECONFIG, else a local one (root, cgroups); E2E_RELEASE=1 records what it measures
+e2e: ## end to end on Kubernetes: the cluster of KUBECONFIG, else a local one (root, cgroups); E2E_RECORD=1 records what it measures
 	@scripts/install-deps.sh e2e
 	@scripts/e2e.sh
 

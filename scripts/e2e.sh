@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # End to end on Kubernetes: the charts, then every scenario on one cluster: that of KUBECONFIG (E2E_LOAD: a command that
 # loads an image archive into it), else the local one of tests/kubernetes, which needs root and cgroups.
-# With E2E_RELEASE=1 the programs are release builds and what was measured is written to docs/BENCHMARKS.md.
+# E2E_RELEASE=1: release builds instead of debug builds. E2E_RECORD=1: what was measured goes into docs/BENCHMARKS.md.
 #   usage: scripts/e2e.sh [name of a test, and other arguments of the test program]
 set -euo pipefail
 
@@ -16,8 +16,8 @@ export E2E_EVIDENCE=$target/e2e-failed
 rm -rf "$E2E_EVIDENCE"
 
 profile=()
-if [ "${E2E_RELEASE:-}" = 1 ]; then
-  profile=(--release)
+if [ "${E2E_RELEASE:-}" = 1 ]; then profile=(--release); fi
+if [ "${E2E_RECORD:-}" = 1 ]; then
   E2E_NUMBERS=$(mktemp)
   export E2E_NUMBERS
 fi
@@ -26,14 +26,16 @@ cargo build --workspace --bins --locked "${profile[@]}"
 cargo test --workspace --features pgstmtpool-tests/kubernetes --locked --no-fail-fast "${profile[@]}" \
   --test charts --test e2e -- --test-threads=1 "$@"
 
-if [ "${E2E_RELEASE:-}" = 1 ]; then
+if [ "${E2E_RECORD:-}" = 1 ]; then
+  build=debug
+  [ ${#profile[@]} = 0 ] || build=release
   {
     sed '/^<!-- kubernetes: begin -->/,$d' docs/BENCHMARKS.md
     echo '<!-- kubernetes: begin -->'
     echo '## Kubernetes'
     echo
-    echo "Measured by \`E2E_RELEASE=1 make e2e\` on $(date -u +%F): three nodes, control plane and workload on one machine with $(nproc) CPUs,"
-    echo "release builds, PostgreSQL 15 with \`durability: Required\`, \`failureThreshold: 6\`, \`probePeriod: 500ms\`, two proxies, eight clients."
+    echo "Measured by \`E2E_RECORD=1 make e2e\` on $(date -u +%F): three nodes, control plane and workload on one machine with $(nproc) CPUs,"
+    echo "$build builds, PostgreSQL 15 with \`durability: Required\`, \`failureThreshold: 6\`, \`probePeriod: 500ms\`, two proxies, eight clients."
     echo
     echo '| what | measured |'
     echo '|---|---|'

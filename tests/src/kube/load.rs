@@ -50,16 +50,6 @@ impl<'a> Load<'a> {
     /// Starts one.
     pub fn start_nowait(kube: &'a Kube, name: &str, options: &LoadOptions) -> Self {
         let name = format!("load-{name}");
-        kube.kubectl(&[
-            "-n",
-            NAMESPACE,
-            "delete",
-            "pod",
-            "--ignore-not-found",
-            "--grace-period=0",
-            "--force",
-            &name,
-        ]);
         let clients = options.clients.to_string();
         let mut args = vec!["--to", &options.to, "--clients", &clients];
         args.extend(options.args.iter().map(String::as_str));
@@ -132,22 +122,10 @@ spec:
             }
         });
         let log = self.log();
-        let verdict = log
-            .lines()
+        log.lines()
             .rev()
             .find_map(|line| serde_json::from_str::<Value>(line).ok())
-            .unwrap_or_else(|| panic!("no verdict in the log:\n{log}"));
-        self.kube.try_kubectl(&[
-            "-n",
-            NAMESPACE,
-            "delete",
-            "pod",
-            &self.name,
-            "--wait=false",
-            "--grace-period=0",
-            "--force",
-        ]);
-        verdict
+            .unwrap_or_else(|| panic!("no verdict in the log:\n{log}"))
     }
 
     fn log(&self) -> String {
@@ -155,5 +133,24 @@ spec:
             .kube
             .try_kubectl(&["-n", NAMESPACE, "logs", "--tail=30", &self.name]);
         log.out + &log.err
+    }
+}
+
+/// One that a failed scenario leaves behind would write into the table of the next.
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}: {}\n{}", self.name, self.status(), self.log());
+        }
+        let args = [
+            "-n",
+            NAMESPACE,
+            "delete",
+            "pod",
+            &self.name,
+            "--grace-period=0",
+            "--force",
+        ];
+        self.kube.try_kubectl(&args);
     }
 }

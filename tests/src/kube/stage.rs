@@ -62,6 +62,10 @@ spec:
   proxy: {replicas: 2, threads: 1, resources: {requests: {cpu: 20m, memory: 32Mi}}}
 ";
 
+/// What scenarios change, as it is in the manifest.
+const RESTORED: &str = r#"{"spec": {"adminSecretRef": {"name": "pg", "usernameKey": "username", "passwordKey": "password"},
+    "switchover": null, "proxy": {"replicas": 2, "image": ""}}}"#;
+
 /// The stage, held by one scenario at a time.
 #[derive(Debug)]
 pub struct KubeStage {
@@ -97,6 +101,7 @@ impl KubeStage {
 
     fn install(&self) {
         if !self.kube.get(NAMESPACE, &["pgpool", POOL]).is_null() {
+            self.restore();
             return;
         }
         let kube = self.kube;
@@ -116,7 +121,16 @@ impl KubeStage {
             "deployment/pgstmtpool-operator",
         ];
         kube.kubectl(&rollout);
-        kube.kubectl(&["-n", NAMESPACE, "rollout", "status", "statefulset/pg"]);
+        wait_for("the pods of PostgreSQL", HEALTHY, || {
+            let ready = ["pg-0", "pg-1", "pg-2"].map(|pod| {
+                kube.get(NAMESPACE, &["pod", pod])["status"]["containerStatuses"][0]["ready"] == true
+            });
+            ready
+                .iter()
+                .all(|ready| *ready)
+                .then_some(())
+                .ok_or_else(|| format!("{ready:?}"))
+        });
         println!(
             "PostgreSQL and the operator are up after {:.1} s",
             started.elapsed().as_secs_f64()
@@ -125,6 +139,33 @@ impl KubeStage {
         kube.apply(NAMESPACE, MANIFEST);
         self.wait_healthy();
         self.number("kubectl apply to all ready", started.elapsed().as_secs_f64(), "s");
+    }
+
+    /// Takes back what a scenario that failed may have left changed.
+    fn restore(&self) {
+        let nodes = self.kube.get(NAMESPACE, &["nodes"]);
+        for node in nodes["items"].as_array().into_iter().flatten() {
+            if node["spec"]["unschedulable"] == true {
+                let name = node["metadata"]["name"].as_str().unwrap_or_default();
+                self.kube.kubectl(&["uncordon", name]);
+            }
+        }
+        self.patch(RESTORED);
+    }
+
+    /// Changes the pool: a merge patch.
+    pub fn patch(&self, patch: &str) {
+        let args = [
+            "-n",
+            NAMESPACE,
+            "patch",
+            "pgpool",
+            POOL,
+            "--type=merge",
+            "-p",
+            patch,
+        ];
+        self.kube.kubectl(&args);
     }
 
     /// Makes the API know the resource, as helm does at the first installation.

@@ -1,0 +1,197 @@
+//! What goes wrong: pods that are deleted, machines that are cut off or freeze, an operator that dies, no API server.
+
+use std::time::{Duration, Instant};
+
+use pgstmtpool_tests::kube::{KubeStage, Load, LoadOptions, NAMESPACE};
+use pgstmtpool_tests::wait_for;
+
+use crate::{assert_clean, figure};
+
+/// How long until somebody else is master: detection, fencing, promotion, on a busy machine.
+const FAILOVER: Duration = Duration::from_secs(60);
+
+/// At every look at most one server may be written to.
+fn writable(stage: &KubeStage) -> Vec<String> {
+    let pods = ["pg-0", "pg-1", "pg-2"].into_iter();
+    let master = pods.filter(|pod| {
+        let sql = "select pg_is_in_recovery()";
+        let args = [
+            "-n", NAMESPACE, "exec", pod, "-c", "postgres", "--", "psql", "-X", "-At", "-h", "/tmp", "-U",
+            "postgres", "-c", sql,
+        ];
+        stage.kube.try_kubectl(&args).out.trim() == "f"
+    });
+    master.map(str::to_owned).collect()
+}
+
+/// Deletes a pod whose node takes no new one, so that it stays away until [`let_back`].
+///
+/// Never by force: two servers on one volume would be the price.
+fn delete_and_keep_away(stage: &KubeStage, pod: &str) -> String {
+    let node = stage.node_of(pod);
+    stage.kube.kubectl(&["cordon", &node]);
+    stage.kube.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "delete",
+        "pod",
+        pod,
+        "--grace-period=1",
+        "--wait=false",
+    ]);
+    node
+}
+
+fn let_back(stage: &KubeStage, node: &str) {
+    stage.kube.kubectl(&["uncordon", node]);
+}
+
+/// A workload on another machine than this, which soon gives up an answer that does not come.
+fn elsewhere(node: &str) -> LoadOptions {
+    let other = ["n1", "n2", "n3"].into_iter().find(|other| *other != node);
+    LoadOptions {
+        node: other.map(str::to_owned),
+        args: ["--patience", "8000"].map(str::to_owned).into(),
+        ..LoadOptions::default()
+    }
+}
+
+#[test]
+fn a_deleted_master_pod_is_replaced_and_comes_back_as_a_replica() {
+    let stage = KubeStage::set("delete-master");
+    let load = Load::start(stage.kube, "delete-master", &LoadOptions::default());
+    let old = stage.master();
+    let started = Instant::now();
+    let node = delete_and_keep_away(&stage, &old);
+    let new = stage.wait_master_not(&old, FAILOVER);
+    println!(
+        "{new} is master {:.1} s after {old} was deleted",
+        started.elapsed().as_secs_f64()
+    );
+    load.wait_progress(200);
+    let_back(&stage, &node);
+    stage.wait_healthy();
+    assert_eq!(writable(&stage), [new.as_str()]);
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    // Detection is failureThreshold x probePeriod of the manifest: 3 s.
+    stage.number(
+        "failover: longest time without a write (3 s of it detection)",
+        figure(&verdict, "gapMs") / 1000.0,
+        "s",
+    );
+    stage.number("failover: errors clients saw", figure(&verdict, "errors"), "");
+}
+
+#[test]
+fn a_master_that_is_cut_off_acknowledges_nothing_that_is_lost() {
+    let stage = KubeStage::set("partition");
+    let old = stage.master();
+    let node = stage.node_of(&old);
+    let load = Load::start(stage.kube, "majority", &elsewhere(&node));
+    // On the same machine as the master, past the proxies: it sees a healthy server all the time.
+    let pod = stage.kube.get(NAMESPACE, &["pod", &old]);
+    let address = pod["status"]["podIP"].as_str().unwrap().to_owned();
+    let beside = LoadOptions {
+        to: format!("{address}:5432"),
+        clients: 4,
+        args: ["--first-client", "100", "--seconds", "45", "--patience", "5000"]
+            .map(str::to_owned)
+            .into(),
+        node: Some(node.clone()),
+    };
+    let judge = format!("{}.{NAMESPACE}.svc:5432", pgstmtpool_tests::kube::POOL);
+    let beside = LoadOptions {
+        args: beside
+            .args
+            .iter()
+            .cloned()
+            .chain(["--judge".to_owned(), judge])
+            .collect(),
+        ..beside
+    };
+    let isolated = Load::start(stage.kube, "minority", &beside);
+    stage.kube.node(&node, "cut");
+    let new = stage.wait_master_not(&old, FAILOVER);
+    load.wait_progress(400);
+    stage.kube.node(&node, "join");
+    stage.wait_healthy();
+    assert_eq!(writable(&stage), [new.as_str()]);
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    assert_clean(&isolated.verdict());
+}
+
+#[test]
+fn a_frozen_master_is_replaced_and_harmless_when_it_thaws() {
+    let stage = KubeStage::set("freeze");
+    let old = stage.master();
+    let node = stage.node_of(&old);
+    let load = Load::start(stage.kube, "freeze", &elsewhere(&node));
+    stage.kube.node(&node, "freeze");
+    let new = stage.wait_master_not(&old, FAILOVER);
+    stage.kube.node(&node, "thaw");
+    load.wait_progress(400);
+    stage.wait_healthy();
+    assert_eq!(writable(&stage), [new.as_str()]);
+    assert_clean(&load.finish());
+}
+
+#[test]
+fn an_operator_killed_in_mid_failover_is_continued_by_its_successor() {
+    let stage = KubeStage::set("operator-killed");
+    let load = Load::start(stage.kube, "operator-killed", &LoadOptions::default());
+    let old = stage.master();
+    let node = delete_and_keep_away(&stage, &old);
+    let operation = wait_for("the failover to begin", FAILOVER, || {
+        let operation = stage.pool()["status"]["operation"].clone();
+        let id = operation["id"].as_str().map(str::to_owned);
+        id.ok_or_else(|| operation.to_string())
+    });
+    stage.kube.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/name=pgstmtpool-operator",
+        "--grace-period=0",
+        "--force",
+    ]);
+    let new = stage.wait_master_not(&old, FAILOVER);
+    load.wait_progress(200);
+    let_back(&stage, &node);
+    stage.wait_healthy();
+    let history = stage.pool()["status"]["history"].clone();
+    assert_eq!(
+        history[0]["id"],
+        operation.as_str(),
+        "the same operation was finished: {history}"
+    );
+    assert_eq!(writable(&stage), [new.as_str()]);
+    assert_clean(&load.finish());
+}
+
+#[test]
+fn a_minute_without_the_api_server_fails_no_statement() {
+    let stage = KubeStage::set("no-api");
+    let load = Load::start(stage.kube, "no-api", &LoadOptions::default());
+    let before = load.status();
+    stage.kube.api("stop");
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    stage.kube.api("start");
+    wait_for("the workload to be reachable", Duration::from_secs(60), || {
+        let status = load.status();
+        status["done"].as_u64().map(drop).ok_or("not yet".to_owned())
+    });
+    let after = load.status();
+    let done = after["done"].as_u64().unwrap() - before["done"].as_u64().unwrap();
+    assert!(done > 1000, "statements were served meanwhile: {done}");
+    stage.wait_healthy();
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    assert_eq!(verdict["errors"], 0, "{verdict}");
+}

@@ -169,7 +169,7 @@ impl Leases {
     pub(super) async fn reports(&self) -> Result<Vec<ProxyReport>, CallError> {
         let list = ListParams::default().labels(&self.selector());
         let leases = call(self.api.list(&list)).await?;
-        Ok(leases.iter().filter_map(report_of).collect())
+        Ok(leases.iter().map(report_of).collect())
     }
 
     /// Gives a number back.
@@ -227,18 +227,26 @@ fn annotations(report: &ProxyReport) -> BTreeMap<String, String> {
     .into()
 }
 
-/// What a Lease says. `None`: it is claimed, and nothing was reported yet.
-pub(super) fn report_of(lease: &Lease) -> Option<ProxyReport> {
-    let text = lease.metadata.annotations.as_ref()?.get(REPORT)?;
-    let mut report: ProxyReport = serde_json::from_str(text).ok()?;
-    // Any write is a sign of life.
-    report.renewal = lease
+/// What a Lease says. One that is claimed only counts as a proxy that has acknowledged nothing: it may have begun to work.
+pub(super) fn report_of(lease: &Lease) -> ProxyReport {
+    let text = lease
         .metadata
-        .resource_version
-        .as_deref()
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(REPORT));
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    let mut report = text
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_else(|| ProxyReport {
+            id: holder.or_else(|| lease.metadata.name.clone()).unwrap_or_default(),
+            ..ProxyReport::default()
+        });
+    // Any write is a sign of life.
+    let version = lease.metadata.resource_version.as_deref();
+    report.renewal = version
         .and_then(|version| version.parse().ok())
         .unwrap_or(report.renewal);
-    Some(report)
+    report
 }
 
 #[cfg(test)]
@@ -266,7 +274,12 @@ mod tests {
             renewal: 99,
             ..report
         };
-        assert_eq!(report_of(&lease), Some(expected));
-        assert_eq!(report_of(&Lease::default()), None, "claimed only");
+        assert_eq!(report_of(&lease), expected);
+        let claimed = Lease {
+            spec: Some(spec("orders-proxy-y")),
+            ..Lease::default()
+        };
+        let report = report_of(&claimed);
+        assert_eq!((report.id.as_str(), report.acked_epoch), ("orders-proxy-y", 0));
     }
 }

@@ -101,7 +101,9 @@ impl KubeSource {
             inner,
             _watches: watches,
         };
-        source.inner.settle().await;
+        if !matches!(source.inner.reader, Reader::Person) {
+            source.inner.settle().await;
+        }
         source.current().await.map(|_| source)
     }
 
@@ -308,12 +310,17 @@ impl ClusterSource for KubeSource {
 
     fn proxies(&self) -> BoxFuture<'_, Result<Vec<ProxyReport>, SourceError>> {
         async move {
-            // Proxies ask seldom, and do not watch each other.
-            if matches!(self.inner.reader, Reader::Proxy(_)) {
+            // Only the operator asks often enough to watch them.
+            if !matches!(self.inner.reader, Reader::Operator) {
                 return Ok(self.inner.leases.reports().await?);
             }
             let state = self.inner.state();
-            Ok(state.reports.values().flatten().cloned().collect())
+            match &state.reports {
+                Some(reports) => Ok(reports.values().cloned().collect()),
+                None => Err(SourceError::Unavailable(
+                    "the proxies' Leases were not read yet".to_owned(),
+                )),
+            }
         }
         .boxed()
     }

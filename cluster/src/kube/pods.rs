@@ -43,6 +43,10 @@ pub fn container_of(pod: &Pod) -> Option<&ContainerStatus> {
 
 /// Whether it is certain that no PostgreSQL runs in this pod: its kubelet said so.
 pub fn is_stopped(pod: &Pod) -> bool {
+    // One that has not begun: the one before it is gone, or it could not have been made.
+    if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending") {
+        return true;
+    }
     let state = container_of(pod).and_then(|container| container.state.as_ref());
     state.is_some_and(|state| {
         state.running.is_none() && (state.terminated.is_some() || state.waiting.is_some())
@@ -285,5 +289,8 @@ mod tests {
         assert!(state(serde_json::json!({"terminated": {"exitCode": 137}})));
         assert!(!state(serde_json::json!({"running": {}})) && !state(serde_json::json!({})));
         assert!(!is_stopped(&Pod::default()));
+        assert!(is_stopped(&pod(
+            serde_json::json!({"status": {"phase": "Pending"}})
+        )));
     }
 }

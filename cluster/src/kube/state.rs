@@ -24,8 +24,8 @@ pub(super) struct State {
     pub(super) pods: BTreeMap<String, Pod>,
     /// Whether pods were looked for once.
     pub(super) pods_seen: bool,
-    /// By name of the Lease; `None`: claimed, nothing reported.
-    pub(super) reports: BTreeMap<String, Option<ProxyReport>>,
+    /// By name of the Lease; `None`: they were not read yet, which is not the same as no proxy at all.
+    pub(super) reports: Option<BTreeMap<String, ProxyReport>>,
     pub(super) highest_epoch: u64,
     /// The spec as written, checked; pods are not resolved in it.
     written: Option<Arc<PoolConfig>>,
@@ -46,7 +46,7 @@ impl State {
             secrets: BTreeMap::new(),
             pods: BTreeMap::new(),
             pods_seen: false,
-            reports: BTreeMap::new(),
+            reports: None,
             highest_epoch: 0,
             written: None,
             config: None,
@@ -79,7 +79,8 @@ impl State {
     pub(super) fn is_settled(&self) -> bool {
         let Some(written) = &self.written else { return true };
         let secrets = secret_names(written, self.operator);
-        secrets.iter().all(|name| self.secrets.contains_key(name)) && (!self.operator || self.pods_seen)
+        let of_operator = self.pods_seen && self.reports.is_some();
+        secrets.iter().all(|name| self.secrets.contains_key(name)) && (!self.operator || of_operator)
     }
 
     /// Makes what is shown from what was read. `true`: it differs from what was shown before.
@@ -194,6 +195,13 @@ impl State {
             let taken: BTreeSet<String> = names.values().cloned().collect();
             let found = self.pods.keys().filter(|name| !taken.contains(*name));
             names.extend(found.map(|name| (name.clone(), name.clone())));
+            // Who does not watch pods knows those the operator saw.
+            let known = self.status.iter().flat_map(|status| &status.servers);
+            for server in known {
+                names
+                    .entry(server.name.clone())
+                    .or_insert_with(|| server.name.clone());
+            }
         }
         names
     }
@@ -221,12 +229,8 @@ impl State {
         let Some(config) = &self.config else {
             return Err(SourceError::Invalid(self.faults.as_ref().clone()));
         };
-        let acked = self
-            .reports
-            .values()
-            .flatten()
-            .map(|report| report.acked_epoch)
-            .max();
+        let reports = self.reports.iter().flat_map(BTreeMap::values);
+        let acked = reports.map(|report| report.acked_epoch).max();
         Ok(Snapshot {
             config: Arc::clone(config),
             status: self.status.clone(),

@@ -36,7 +36,7 @@ impl Watches {
     pub(super) fn start(client: Client, inner: &Arc<Inner>) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(object(Arc::clone(inner)));
-        if !matches!(inner.reader, Reader::Proxy(_)) {
+        if matches!(inner.reader, Reader::Operator) {
             tasks.spawn(leases(Arc::clone(inner)));
         }
         if !matches!(inner.reader, Reader::Person) {
@@ -151,10 +151,10 @@ async fn leases(inner: Arc<Inner>) {
     let selector = inner.leases.selector();
     follow_all(inner.leases.api.clone(), &selector, |leases| {
         // Read by who asks, several times a second: nobody is woken up.
-        inner.state().reports = leases
+        let reports = leases
             .iter()
-            .map(|(name, lease)| (name.clone(), report_of(lease)))
-            .collect();
+            .map(|(name, lease)| (name.clone(), report_of(lease)));
+        inner.state().reports = Some(reports.collect());
     })
     .await;
 }

@@ -474,13 +474,13 @@ mod tests {
             .collect();
         let written = serde_json::to_string_pretty(&objects).unwrap() + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/children.json");
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path, &written).unwrap();
         }
         assert_eq!(
             std::fs::read_to_string(path).unwrap_or_default(),
             written,
-            "BLESS=1 writes {path} anew: read the difference"
+            "UPDATE_GOLDEN=1 writes {path} anew: read the difference"
         );
     }
 

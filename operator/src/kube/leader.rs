@@ -118,7 +118,9 @@ impl Candidate {
             tokio::time::sleep(PERIOD).await;
             let new = self.written(&lease);
             let began = Instant::now();
-            match call(self.api.replace(NAME, &PostParams::default(), &new)).await {
+            let params = PostParams::default();
+            let replaced = tokio::time::timeout(PERIOD, call(self.api.replace(NAME, &params, &new)));
+            match replaced.await.unwrap_or(Err(CallError::Timeout)) {
                 Ok(written) => {
                     (lease, renewed) = (written, began);
                     told(Ok(()));

@@ -147,6 +147,26 @@ impl Pods for PoolPods {
         self.name(server).is_some() && self.pod(server).is_none_or(|pod| is_stopped(&pod))
     }
 
+    fn trouble(&self, server: &str) -> Option<String> {
+        let name = self.name(server)?;
+        let Some(pod) = self.pod(server) else {
+            return Some(format!("there is no pod {name}"));
+        };
+        let words = last_words(&pod)
+            .map(|words| format!(", it last said: {words}"))
+            .unwrap_or_default();
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref())
+            .unwrap_or("Unknown");
+        match (is_held_back(&pod), is_ready(&pod)) {
+            (true, _) => Some(format!("pod {name} is held back by its kubelet{words}")),
+            (false, false) => Some(format!("pod {name} is {phase} and not ready{words}")),
+            (false, true) => None,
+        }
+    }
+
     fn run<'a>(&'a self, server: &'a str, purpose: Purpose) -> BoxFuture<'a, Result<(), String>> {
         self.act(server, purpose).boxed()
     }

@@ -7,7 +7,7 @@ use crate::core::{Core, Event, Note, ProxyFacts};
 use crate::health::Health;
 use crate::servers::{Commands, Executor, Login};
 use cluster::{CasError, ClusterSource, ProxyReport, Request, Snapshot, SourceError, StatusVersion};
-use crds::status::{Condition, EventRecord, EventType, PgPoolStatus};
+use crds::status::{Condition, ConditionStatus, EventRecord, EventType, PgPoolStatus};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -277,6 +277,11 @@ impl Actor {
 
     fn adopt_status(&mut self, snapshot: &Snapshot) {
         self.version = snapshot.version.clone();
+        let known = Some(&self.status).filter(|status| **status != PgPoolStatus::default());
+        if snapshot.status.as_deref() == known {
+            // In the API the version is that of the whole object: somebody wrote the spec.
+            return;
+        }
         let Some(status) = snapshot.status.as_deref() else {
             // Somebody took it away. What we know is not forgotten by that: it is written again.
             warn!("The status is gone: it is written again");
@@ -414,6 +419,7 @@ impl Actor {
             faults: &self.snapshot.faults,
             warnings: &self.snapshot.warnings,
             login: self.login.as_ref().err().map(String::as_str),
+            pods: self.options.commands.pods.as_ref(),
             folders: &folders,
         };
         let time = SystemTime::now();
@@ -458,7 +464,8 @@ impl Actor {
         match self.source.compare_and_swap(&self.version, status.clone()).await {
             Ok(version) => {
                 self.version = version;
-                self.status = status;
+                let before = std::mem::replace(&mut self.status, status);
+                self.announce(&before);
                 self.written = Instant::now();
                 true
             }
@@ -471,6 +478,24 @@ impl Actor {
                 self.reload().await;
                 false
             }
+        }
+    }
+
+    /// Tells of conditions that a person has to look at, once each.
+    fn announce(&self, before: &PgPoolStatus) {
+        let Some(events) = &self.options.events else {
+            return;
+        };
+        let epoch = self.status.epoch;
+        for new in turned_bad(before, &self.status) {
+            let record = EventRecord {
+                time: crds::units::rfc3339(SystemTime::now()),
+                kind: EventType::Warning,
+                reason: new.reason.clone(),
+                message: format!("{}: {}", new.kind, new.message),
+                epoch,
+            };
+            let _ = events.send(record); // it fails only at the very end
         }
     }
 
@@ -492,6 +517,29 @@ impl Actor {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // Whoever drops the sender means the same.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Conditions with a cause a person can remove, which were well before or have another cause now.
+fn turned_bad<'a>(before: &PgPoolStatus, now: &'a PgPoolStatus) -> impl Iterator<Item = &'a Condition> {
+    let watched = [
+        "ConfigValid",
+        "MasterReachable",
+        "ReplicationHealthy",
+        "ProxiesDeployed",
+    ];
+    let causes = |status: &PgPoolStatus, kind: &str| {
+        let condition = status.condition(kind)?;
+        Some((condition.status, condition.reason.clone()))
+    };
+    let before: Vec<_> = watched.iter().map(|kind| (*kind, causes(before, kind))).collect();
+    now.conditions.iter().filter(move |new| {
+        let Some((_, before)) = before.iter().find(|(kind, _)| *kind == new.kind) else {
+            return false;
+        };
+        let refused = new.reason == "LoginRefused";
+        let bad = (new.status == ConditionStatus::False || refused) && !new.message.is_empty();
+        bad && before.as_ref() != Some(&(new.status, new.reason.clone()))
+    })
 }
 
 fn event(note: &Note, epoch: u64) -> EventRecord {

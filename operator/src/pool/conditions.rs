@@ -114,7 +114,10 @@ fn replication(core: &Core, status: &PgPoolStatus) -> Condition {
         .servers
         .iter()
         .filter(|row| Some(row.name.as_str()) != master && row.state != ServerState::Streaming)
-        .map(|row| format!("{} {:?}", row.name, row.state))
+        .map(|row| match row.message.as_str() {
+            "" => format!("{} {:?}", row.name, row.state),
+            why => format!("{} {:?} ({why})", row.name, row.state),
+        })
         .collect();
     if bad.is_empty() {
         return condition("ReplicationHealthy", Some(true), "AllStreaming", "");

@@ -2,9 +2,11 @@
 
 use super::conditions::{conditions, phase};
 use crate::core::{Class, Core, Master, Mode, Sample};
+use crate::servers::Pods;
 use crds::status::{BudgetStatus, PgPoolStatus, ProxiesStatus, ServerRole, ServerState, ServerStatus, Share};
 use crds::{Address, PoolConfig};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// What is derived from, beside the core.
@@ -18,6 +20,8 @@ pub(super) struct Facts<'a> {
     pub warnings: &'a [String],
     /// Why nobody can log in.
     pub login: Option<&'a str>,
+    /// Pods, where servers are pods.
+    pub pods: Option<&'a Arc<dyn Pods>>,
     /// Data directories.
     pub folders: &'a BTreeMap<String, String>,
 }
@@ -45,6 +49,10 @@ pub(super) fn publish(
     let old = std::mem::take(&mut status.servers);
     for server in &core.settings().servers {
         let mut row = row(core, &server.name);
+        if row.message.is_empty() && row.state == ServerState::Unreachable {
+            let trouble = facts.pods.and_then(|pods| pods.trouble(&server.name));
+            row.message = trouble.unwrap_or_default();
+        }
         let before = old.iter().find(|old| old.name == server.name);
         row.address = addresses.get(&server.name).cloned().unwrap_or_else(|| {
             Address::Host {
@@ -89,9 +97,18 @@ fn row(core: &Core, name: &str) -> ServerStatus {
     let sender = master
         .and_then(|master| core.view().server(&master.name).current())
         .and_then(|sample| sample.senders.iter().find(|sender| sender.name == name));
-    let state = state(core, name, master, sample, lag);
+    let foreign = master.is_some_and(|master| sample.is_some_and(|sample| sample.system != master.system));
+    let state = if foreign {
+        ServerState::NotStreaming
+    } else {
+        state(core, name, master, sample, lag)
+    };
     let rejoin = durable.rejoin.get(name);
     let message = match (&seen.oddity, rejoin) {
+        _ if foreign => format!(
+            "belongs to another cluster (system identifier {}): look at its address, or copy it anew",
+            sample.map(|sample| sample.system.as_str()).unwrap_or_default()
+        ),
         (Some(why), _) => why.clone(),
         (None, Some(rejoin)) if rejoin.given_up => {
             "cannot come back by itself: rewind it (pg_rewind) or copy it anew (pg_basebackup), then start it as a standby"

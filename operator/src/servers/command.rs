@@ -48,6 +48,8 @@ pub trait Pods: Send + Sync + fmt::Debug {
     fn can_rewind(&self) -> bool;
     /// Whether it is certain that no PostgreSQL runs there.
     fn is_stopped(&self, server: &str) -> bool;
+    /// Why a server does not answer, as far as its pod tells.
+    fn trouble(&self, server: &str) -> Option<String>;
     /// Does it, by making the pod anew.
     fn run<'a>(&'a self, server: &'a str, purpose: Purpose) -> BoxFuture<'a, Result<(), String>>;
 }

@@ -18,7 +18,7 @@ fn schema() -> Value {
 fn full() -> Value {
     let mut spec = serde_json::to_value(PgPoolSpec::default()).unwrap();
     let own = json!({
-        "name": "n", "workers": {"max": 1}, "timeouts": {"query": "1s"},
+        "name": "n", "workers": {"max": 1, "maxTotal": 1}, "timeouts": {"query": "1s"},
         "limits": {"maxClients": 1, "maxClientsPerUser": 1, "maxClientsPerDatabase": 1, "maxPreparedStatements": 1},
     });
     let whom = json!({"user": "u", "database": "d", "applicationName": "a", "address": "10.0.0.0/8"});
@@ -36,6 +36,7 @@ fn full() -> Value {
         "databases": [own.clone()],
         "users": [own],
         "idleExemptions": [whom],
+        "clientRules": [rule(json!({"timeouts": {"query": "1s"}, "limits": {"maxClients": 1}}))],
         "switchover": {"to": "b", "requestId": "r"},
         "failover": {"force": "f"},
         "routing": {"rules": [rule(json!({"query": "q", "to": "master"}))]},

@@ -13,6 +13,8 @@ pub struct Bounds {
     pub user: u32,
     /// Of one database.
     pub database: u32,
+    /// Of the clients of one rule: its place in the list, and how many.
+    pub rule: Option<(usize, u32)>,
 }
 
 /// Which bound is reached.
@@ -24,6 +26,8 @@ pub enum Full {
     User,
     /// That of the database.
     Database,
+    /// That of the rule.
+    Rule,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +35,7 @@ struct Taken {
     all: u32,
     users: HashMap<Arc<str>, u32>,
     databases: HashMap<Arc<str>, u32>,
+    rules: HashMap<usize, u32>,
 }
 
 /// The places of clients that have logged in.
@@ -74,6 +79,13 @@ impl Seats {
         if over(of(&taken.databases, database), bounds.database) {
             return Err(Full::Database);
         }
+        if let Some((at, bound)) = bounds.rule {
+            let count = taken.rules.entry(at).or_default();
+            if bound != 0 && *count >= bound {
+                return Err(Full::Rule);
+            }
+            *count += 1;
+        }
         taken.all += 1;
         *taken.users.entry(Arc::clone(user)).or_default() += 1;
         *taken.databases.entry(Arc::clone(database)).or_default() += 1;
@@ -81,6 +93,7 @@ impl Seats {
             seats: Arc::clone(self),
             user: Arc::clone(user),
             database: Arc::clone(database),
+            rule: bounds.rule.map(|(at, _)| at),
         })
     }
 }
@@ -91,6 +104,7 @@ pub struct Seat {
     seats: Arc<Seats>,
     user: Arc<str>,
     database: Arc<str>,
+    rule: Option<usize>,
 }
 
 impl Drop for Seat {
@@ -99,6 +113,9 @@ impl Drop for Seat {
         taken.all = taken.all.saturating_sub(1);
         give_back(&mut taken.users, &self.user);
         give_back(&mut taken.databases, &self.database);
+        if let Some(rule) = &self.rule {
+            give_back(&mut taken.rules, rule);
+        }
     }
 }
 
@@ -123,6 +140,7 @@ mod tests {
             all: 3,
             user: 2,
             database: 2,
+            rule: None,
         };
         let first = seats.take(&a, &a, bounds).unwrap();
         let _second = seats.take(&a, &b, bounds).unwrap();
@@ -132,7 +150,18 @@ mod tests {
         assert!(seats.is_full(3));
         drop(first);
         assert_eq!(seats.take(&b, &b, bounds).unwrap_err(), Full::Database);
-        assert!(seats.take(&b, &a, bounds).is_ok());
+        let last = seats.take(&b, &a, bounds);
+        assert!(last.is_ok());
+        drop(last);
+        let ruled = Bounds {
+            rule: Some((0, 1)),
+            ..bounds
+        };
+        let one = seats.take(&b, &a, ruled).unwrap();
+        drop(_second);
+        assert_eq!(seats.take(&a, &b, ruled).unwrap_err(), Full::Rule);
+        drop(one);
+        assert!(seats.take(&a, &b, ruled).is_ok());
     }
 
     #[test]
@@ -146,6 +175,7 @@ mod tests {
                 all: 0,
                 user: 0,
                 database: 0,
+                rule: None,
             },
         ));
         let taken = seats.taken();

@@ -351,6 +351,159 @@ fn no_state_of_one_client_is_visible_to_another_in_statement_mode() {
 }
 
 #[test]
+fn no_state_of_one_client_is_visible_to_another_in_session_mode() {
+    check_all("session");
+}
+
+/// What pins: how it is made, as SHOW PINS names it, how it is released.
+const PINS: [(&str, &str, &str); 8] = [
+    ("create temp table p (n int)", "temporary table", "drop table p"),
+    ("create temp table p (n int)", "temporary table", "discard temp"),
+    (
+        "select pg_advisory_lock(1)",
+        "advisory lock",
+        "select pg_advisory_unlock(1)",
+    ),
+    (
+        "select pg_advisory_lock(1)",
+        "advisory lock",
+        "select pg_advisory_unlock_all()",
+    ),
+    (
+        "declare p cursor with hold for select 1",
+        "hold cursor",
+        "close p",
+    ),
+    (
+        "declare p cursor with hold for select 1",
+        "hold cursor",
+        "close all",
+    ),
+    ("create temp table p (n int)", "temporary table", "discard all"),
+    ("load 'auto_explain'", "LOAD", ""),
+];
+
+#[test]
+fn each_pin_is_shown_with_its_reason_until_it_is_released() {
+    let stage = stage("transaction");
+    for (make, reason, release) in PINS {
+        let mut client = stage.client();
+        client.query(make).unwrap();
+        let pins = || {
+            let rows = stage.proxy.pseudo("show pins");
+            rows.into_iter()
+                .map(|row| row.into_iter().flatten().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        wait_for(&format!("{make}: its pin"), Duration::from_secs(5), || {
+            let shown = pins();
+            let own = shown.contains(reason) && shown.contains(&client.process_id.to_string());
+            if own { Ok(()) } else { Err(shown) }
+        });
+        if release.is_empty() {
+            drop(client);
+        } else {
+            client.query(release).unwrap();
+        }
+        wait_for(
+            &format!("{make}, {release}: no pin"),
+            Duration::from_secs(5),
+            || {
+                let shown = pins();
+                if shown.is_empty() { Ok(()) } else { Err(shown) }
+            },
+        );
+    }
+}
+
+#[test]
+fn what_is_refused_in_statement_mode_says_so_before_a_server_sees_it() {
+    let stage = stage("statement");
+    for (make, _, _) in PINS {
+        let mut client = stage.client();
+        let error = client.query(make).unwrap_err();
+        assert_eq!(error.code(), "0A000", "{make}");
+        assert!(
+            error.to_string().contains("hint: Use poolMode"),
+            "{make}: {error}"
+        );
+        assert_eq!(client.value("select 1").unwrap(), "1");
+    }
+    assert_eq!(
+        stage.direct("select count(*) from pg_locks where locktype = 'advisory'"),
+        "0"
+    );
+}
+
+#[test]
+fn startup_parameters_and_options_are_their_clients_own() {
+    for mode in ["statement", "transaction", "session"] {
+        let stage = stage(mode);
+        let open = |parameters: &[(&str, &str)]| {
+            let mut all = vec![("user", "app"), ("database", "app")];
+            all.extend(parameters);
+            Connection::open_with(&stage.proxy.tcp(), &all, None).unwrap()
+        };
+        let mut options = open(&[("options", "-c work_mem=5MB --search-path=pg_catalog")]);
+        let mut named = open(&[("DateStyle", "German"), ("application_name", "mine")]);
+        let mut plain = open(&[]);
+        for _ in 0..10 {
+            assert_eq!(ask(&mut options, "show work_mem"), "5MB", "{mode}");
+            assert_eq!(ask(&mut options, "show search_path"), "pg_catalog", "{mode}");
+            assert_eq!(
+                ask(&mut named, "select date '2026-11-21'"),
+                "21.11.2026",
+                "{mode}"
+            );
+            assert_eq!(ask(&mut named, "show application_name"), "mine", "{mode}");
+            assert_eq!(ask(&mut plain, "show work_mem"), "4MB", "{mode}");
+            assert_eq!(
+                ask(&mut plain, "select date '2026-11-21'"),
+                "2026-11-21",
+                "{mode}"
+            );
+        }
+        // RESET goes back to the client's own beginning, and its ParameterStatus says so.
+        named.query("set datestyle = 'SQL'").unwrap();
+        options.query("set work_mem = '1MB'").unwrap();
+        named.query("reset datestyle").unwrap();
+        options.query("reset all").unwrap();
+        assert_eq!(
+            ask(&mut named, "select date '2026-11-21'"),
+            "21.11.2026",
+            "{mode}"
+        );
+        assert_eq!(ask(&mut options, "show work_mem"), "5MB", "{mode}");
+        let shown = named
+            .parameters
+            .iter()
+            .find(|(name, _)| name == "DateStyle")
+            .unwrap();
+        assert_eq!(shown.1, "German, DMY", "{mode}");
+    }
+}
+
+#[test]
+fn settings_of_roles_reach_new_sessions_soon_after_they_were_changed() {
+    let stage = stage("transaction");
+    let mut client = stage.client();
+    assert_eq!(ask(&mut client, "show work_mem"), "4MB");
+    // The first look has nothing to compare with: a change before it may go unseen, one after it may not.
+    let seen = (5..10).any(|n| {
+        let value = format!("{n}MB");
+        client
+            .query(&format!("alter role app set work_mem = '{value}'"))
+            .unwrap();
+        (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(200));
+            ask(&mut stage.client(), "show work_mem") == value
+        })
+    });
+    assert!(seen, "no new session has the role's setting");
+}
+
+#[test]
 fn an_advisory_lock_is_held_while_its_client_lives_and_free_at_once_when_it_is_gone() {
     let stage = stage("transaction");
     let mut a = stage.client();

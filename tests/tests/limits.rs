@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgstmtpool_tests::wire::{Connection, encode};
+use pgstmtpool_tests::wire::{Connection, DbError, encode};
 use pgstmtpool_tests::{Stage, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -225,5 +225,234 @@ fn a_worker_is_replaced_at_the_end_of_its_life() {
     wait_for("another worker", 10 * SECOND, || {
         let now = client.value("select pg_backend_pid()").unwrap();
         if now == first { Err(now) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn idle_clients_are_exempt_by_user_database_application_and_address_and_told_why_they_go() {
+    let mut stage = Stage::start("limits-exempt", |m| {
+        m.set("timeouts.clientIdle", "400ms").set(
+            "idleExemptions",
+            "[{user: kept}, {database: postgres}, {applicationName: batch}, {user: app, address: 10.0.0.0/8}]",
+        )
+    });
+    stage.direct("create role kept login");
+    let open = |user: &str, database: &str, name: &str| {
+        let parameters = [("user", user), ("database", database), ("application_name", name)];
+        Connection::open_with(&stage.proxy.tcp(), &parameters, None).unwrap()
+    };
+    let mut exempt = [
+        open("kept", "app", ""),
+        open("app", "postgres", ""),
+        open("app", "app", "batch"),
+    ];
+    let mut renamed = open("app", "app", "");
+    renamed.query("set application_name = 'batch'").unwrap();
+    let mut plain = open("app", "app", "other");
+    plain.query("select 1").unwrap();
+    let mut notice = None;
+    let error = loop {
+        let frame = plain.read().unwrap();
+        match frame.tag {
+            b'N' => notice = Some(DbError::decode(&frame.body)),
+            b'E' => break DbError::decode(&frame.body),
+            tag => panic!("{tag}"),
+        }
+    };
+    assert_eq!(error.code(), "57P05");
+    assert!(error.field('D').contains("clientIdle"), "{error:?}");
+    assert_eq!(notice.expect("a notice first").code(), "57P05");
+    std::thread::sleep(Duration::from_millis(600));
+    for client in exempt.iter_mut().chain([&mut renamed]) {
+        assert_eq!(client.value("select 1").unwrap(), "1");
+    }
+    // Rules are followed by clients that are here already.
+    stage.change(|m| m.set("idleExemptions", "[]"));
+    for client in &mut exempt {
+        let (error, _) = client.read_to_close().unwrap();
+        assert_eq!(error.unwrap().code(), "57P05");
+    }
+}
+
+#[test]
+fn the_extended_protocol_has_the_same_idle_time_as_the_simple_one() {
+    let stage = Stage::start("limits-idle-extended", |m| m.set("timeouts.clientIdle", "300ms"));
+    let mut client = stage.client();
+    let batch = [
+        encode::parse(b"", b"select 1", &[]),
+        encode::bind(b"", b"", &[], &[], &[]),
+        encode::execute(b"", 0),
+        encode::sync(),
+    ];
+    client.send(&batch.concat()).unwrap();
+    client.collect().unwrap();
+    let (error, _) = client.read_to_close().unwrap();
+    assert_eq!(error.unwrap().code(), "57P05");
+}
+
+#[test]
+fn rules_give_single_clients_limits_and_timeouts_of_their_own() {
+    let stage = Stage::start("limits-rules", |m| {
+        m.set(
+            "clientRules",
+            "[{applicationName: report, timeouts: {query: 300ms}, limits: {maxClients: 1}}, \
+              {address: 127.0.0.0/8, database: app, limits: {maxQuerySize: 1KiB}}]",
+        )
+    });
+    let open = |name: &str| {
+        let parameters = [("user", "app"), ("database", "app"), ("application_name", name)];
+        Connection::open_with(&stage.proxy.tcp(), &parameters, None)
+    };
+    let mut report = open("report").unwrap();
+    assert_eq!(report.query("select pg_sleep(5)").unwrap_err().code(), "57014");
+    assert_eq!(
+        open("report").unwrap_err().code(),
+        "53300",
+        "one of these at a time"
+    );
+    let mut other = open("other").unwrap();
+    other.query("select pg_sleep(0.5)").unwrap();
+    let long = format!("select '{}'", "x".repeat(2000));
+    assert_eq!(other.query(&long).unwrap_err().code(), "54000");
+    assert!(
+        report.query(&long).is_ok(),
+        "the first rule that matches counts alone"
+    );
+    // A client that takes another name has other limits from then on.
+    other.query("set application_name = 'report'").unwrap();
+    assert_eq!(other.query("select pg_sleep(5)").unwrap_err().code(), "57014");
+    drop(report);
+    wait_for("a place", 5 * SECOND, || {
+        open("report").map_err(|e| e.to_string())
+    });
+}
+
+#[test]
+fn timeouts_and_limits_are_set_by_database_and_by_user() {
+    let stage = Stage::start("limits-by", |m| {
+        m.set(
+            "databases",
+            "[{name: app, timeouts: {query: 300ms}, limits: {maxClients: 2}, users: [{name: slow, timeouts: {query: 0s}}]}]",
+        )
+        .set("users", "[{name: app, timeouts: {transaction: 400ms}}]")
+    });
+    stage.direct("create role slow login");
+    let mut app = stage.client();
+    assert_eq!(app.query("select pg_sleep(5)").unwrap_err().code(), "57014");
+    let mut slow = stage.proxy.connect("slow", "app");
+    slow.query("select pg_sleep(0.6)").unwrap();
+    assert_eq!(
+        stage.proxy.try_connect("app", "app").unwrap_err().code(),
+        "53300",
+        "two clients of this database"
+    );
+    drop(stage.proxy.connect("app", "postgres"));
+    app.query("begin").unwrap();
+    app.query("select 1").unwrap();
+    let (error, _) = app.read_to_close().unwrap();
+    assert_eq!(error.unwrap().code(), "25P04", "the user's transaction timeout");
+}
+
+#[test]
+fn workers_are_limited_by_database_and_by_user_over_all_their_pools() {
+    let stage = Stage::start("limits-total", |m| {
+        m.set("workers", "{minByClients: [1], max: 4, maxPerDatabase: 2}")
+            .set("timeouts.queryWait", "4s")
+            .set("users", "[{name: app, workers: {maxTotal: 1}}]")
+    });
+    stage.direct("create role second login; create role third login");
+    let hold = |user: &str, database: &str| {
+        let mut client = stage.proxy.try_connect(user, database)?;
+        client.query("begin")?;
+        client.query("select pg_backend_pid()").map(|_| client)
+    };
+    let _one = hold("second", "app").unwrap();
+    let _two = hold("third", "app").unwrap();
+    assert_eq!(
+        hold("app", "app").unwrap_err().code(),
+        "53300",
+        "two workers in this database"
+    );
+    let _three = hold("app", "postgres").unwrap();
+    assert_eq!(
+        hold("app", "template1").unwrap_err().code(),
+        "53300",
+        "one worker of this user"
+    );
+    let _four = hold("second", "postgres").unwrap();
+}
+
+#[test]
+fn the_reserve_opens_for_those_who_waited_too_long_and_closes_again() {
+    let stage = Stage::start("limits-reserve", |m| {
+        m.set(
+            "workers",
+            "{minByClients: [1], max: 1, reserve: 1, reserveAfter: 700ms, idleTimeout: 1s}",
+        )
+    });
+    let (mut holder, mut waiter) = (stage.client(), stage.client());
+    holder.query("begin").unwrap();
+    holder.query("create table t (n int)").unwrap();
+    let started = Instant::now();
+    assert_eq!(waiter.value("select 1").unwrap(), "1");
+    let waited = started.elapsed();
+    assert!(
+        waited >= Duration::from_millis(600) && waited < 5 * SECOND,
+        "{waited:?}"
+    );
+    holder.query("commit").unwrap();
+    wait_for("the reserve to be closed", 10 * SECOND, || {
+        match stage.servers_of_app() {
+            1 => Ok(()),
+            more => Err(more.to_string()),
+        }
+    });
+}
+
+#[test]
+fn a_database_may_have_another_name_on_the_servers() {
+    let stage = Stage::start("limits-name", |m| {
+        m.set("databases", "[{name: shop, serverName: app}]")
+    });
+    let mut client = stage.proxy.connect("app", "shop");
+    assert_eq!(client.value("select current_database()").unwrap(), "app");
+    client.query("listen c").unwrap();
+    stage.direct("notify c, 'here'");
+    assert_eq!(client.read().unwrap().tag, b'A');
+}
+
+#[test]
+fn a_client_that_sends_without_end_does_not_keep_others_waiting() {
+    let stage = Stage::with(
+        "limits-turn",
+        |cluster| cluster,
+        |m| m.set("workers", "{minByClients: [4], max: 6}"),
+        |proxy| proxy.arg("--threads").arg("1"),
+    );
+    stage.direct("create unlogged table sink (t text); grant all on sink to app");
+    let mut others: Vec<Connection> = (0..3).map(|_| stage.client()).collect();
+    for other in &mut others {
+        other.query("select 1").unwrap();
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut flood = stage.client();
+            flood.send(&encode::query(b"copy sink from stdin")).unwrap();
+            let data = encode::frame(b'd', &b"x\n".repeat(30_000));
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                flood.send(&data).unwrap();
+            }
+        });
+        let mut slowest = Duration::ZERO;
+        for _ in 0..60 {
+            for other in &mut others {
+                let started = Instant::now();
+                other.query("select 1").unwrap();
+                slowest = slowest.max(started.elapsed());
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(slowest < 2 * SECOND, "a neighbour waited {slowest:?}");
     });
 }

@@ -1,8 +1,9 @@
 //! Settings per database and user: what holds for one client.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Limits, PoolConfig, PoolMode, Timeouts};
+use super::{Limits, Matcher, PoolConfig, PoolMode, Timeouts};
 
 /// What a database or a user has its own values for; `None`: the next wider level decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Overrides {
     pub pool_mode: Option<PoolMode>,
     /// `workers.max`.
     pub max_workers: Option<u32>,
+    /// `workers.maxTotal`: of all pools of this database or user.
+    pub max_total_workers: Option<u32>,
     /// `limits.maxClients`, here of this database or user.
     pub max_clients: Option<u32>,
     /// See [`Limits`].
@@ -59,6 +62,15 @@ pub struct UserOverride {
     pub overrides: Overrides,
 }
 
+/// Settings of the clients that match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientRule {
+    /// For whom.
+    pub whom: Matcher,
+    /// Limits and timeouts; `max_clients` is of those this rule was the first to match.
+    pub overrides: Overrides,
+}
+
 /// Settings of one user in one database.
 pub type DatabaseUser = UserOverride;
 
@@ -71,6 +83,10 @@ pub struct Effective {
     pub pool_mode: PoolMode,
     /// Workers of this pool, over all proxies.
     pub max_workers: u32,
+    /// Workers of all pools of this database; 0 = no limit.
+    pub max_database_workers: u32,
+    /// Workers of all pools of this user; 0 = no limit.
+    pub max_user_workers: u32,
     /// Bounds on its clients. `max_clients` stays that of the whole proxy; see `max_database_clients` and
     /// `max_user_clients`.
     pub limits: Limits,
@@ -121,6 +137,8 @@ impl PoolConfig {
             server_database: database.to_owned(),
             pool_mode: self.pool_mode,
             max_workers: self.workers.max,
+            max_database_workers: self.workers.max_per_database,
+            max_user_workers: self.workers.max_per_user,
             limits: self.limits,
             max_database_clients: self.limits.max_clients_per_database,
             max_user_clients: self.limits.max_clients_per_user,
@@ -137,16 +155,56 @@ impl PoolConfig {
                 .overrides
                 .max_clients
                 .unwrap_or(effective.max_database_clients);
+            effective.max_database_workers = item
+                .overrides
+                .max_total_workers
+                .unwrap_or(effective.max_database_workers);
         }
         if let Some(item) = of_user {
             effective.apply(&item.overrides);
             effective.max_user_clients = item.overrides.max_clients.unwrap_or(effective.max_user_clients);
+            effective.max_user_workers = item
+                .overrides
+                .max_total_workers
+                .unwrap_or(effective.max_user_workers);
         }
         if let Some(item) =
             of_database.and_then(|database| database.users.iter().find(|item| item.name == user))
         {
             effective.apply(&item.overrides);
             effective.max_user_clients = item.overrides.max_clients.unwrap_or(effective.max_user_clients);
+        }
+        effective
+    }
+
+    /// The rule for this client, and its place in the list.
+    pub fn client_rule(
+        &self,
+        database: &str,
+        user: &str,
+        application_name: &str,
+        address: Option<IpAddr>,
+    ) -> Option<(usize, &ClientRule)> {
+        let mut rules = self.client_rules.iter().enumerate();
+        rules.find(|(_, rule)| rule.whom.matches(database, user, application_name, address))
+    }
+
+    /// What holds for one client: [`PoolConfig::effective`], the first rule for it above that, and no `clientIdle` for those
+    /// who are exempt.
+    pub fn effective_of(
+        &self,
+        database: &str,
+        user: &str,
+        application_name: &str,
+        address: Option<IpAddr>,
+    ) -> Effective {
+        let mut effective = self.effective(database, user);
+        if let Some((_, rule)) = self.client_rule(database, user, application_name, address) {
+            effective.apply(&rule.overrides);
+        }
+        let mut exempt = self.idle_exemptions.iter();
+        if exempt.any(|whom| whom.matches(database, user, application_name, address)) {
+            effective.timeouts.client_idle = None;
         }
         effective
     }

@@ -12,7 +12,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 
-pub use effective::{DatabaseOverride, DatabaseUser, Effective, Overrides, UserOverride};
+pub use effective::{ClientRule, DatabaseOverride, DatabaseUser, Effective, Overrides, UserOverride};
 pub use parts::{
     ApplicationName, Auth, ClientFacingTls, ClientTlsMode, Durability, DurabilityMode, FailoverRequest, Ha,
     IdleExemption, ListenGap, Matcher, PoolMode, Rejoin, SequenceState, Switchover, TlsVersion,
@@ -73,6 +73,10 @@ pub struct PoolConfig {
     pub sequence_state: SequenceState,
     /// Clients to whom `timeouts.clientIdle` does not apply. (live)
     pub idle_exemptions: Vec<IdleExemption>,
+    /// Limits and timeouts of single clients, the first match counts. (live)
+    pub client_rules: Vec<ClientRule>,
+    /// Replication connections are passed through. (new)
+    pub allow_replication: bool,
     /// Who may log in. (live)
     pub auth: Auth,
     /// TLS towards clients. (live)
@@ -120,6 +124,8 @@ impl PoolConfig {
             on_listen_gap: ListenGap::default(),
             sequence_state: SequenceState::default(),
             idle_exemptions: Vec::new(),
+            client_rules: Vec::new(),
+            allow_replication: false,
             auth: Auth::default(),
             tls: ClientFacingTls::default(),
             routing: Routing::default(),

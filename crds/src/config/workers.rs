@@ -11,6 +11,10 @@ pub struct Workers {
     pub clients_per_worker: u32,
     /// 1 to 10000. Leased and pinned workers do not count for `min_by_clients`, but do here.
     pub max: u32,
+    /// Of one database; 0 = no limit.
+    pub max_per_database: u32,
+    /// Of one user; 0 = no limit.
+    pub max_per_user: u32,
     /// Extra workers for clients who wait longer than `reserve_after`.
     pub reserve: u32,
     /// See `reserve`.
@@ -49,6 +53,8 @@ impl Default for Workers {
             min_by_clients: vec![1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
             clients_per_worker: 10,
             max: 20,
+            max_per_database: 0,
+            max_per_user: 0,
             reserve: 0,
             reserve_after: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(24 * 3600)),

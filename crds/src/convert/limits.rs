@@ -3,8 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::access::{Whom, matcher};
 use crate::raw;
-use crate::{Budget, DatabaseOverride, Faults, Limits, Overrides, Pipeline, Timeouts, UserOverride, Workers};
+use crate::{
+    Budget, ClientRule, DatabaseOverride, Faults, Limits, Overrides, Pipeline, Timeouts, UserOverride,
+    Workers,
+};
 
 pub(super) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -38,6 +42,8 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
         min_by_clients,
         clients_per_worker,
         max,
+        max_per_database,
+        max_per_user,
         reserve,
         reserve_after,
         idle_timeout,
@@ -64,6 +70,8 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
         min_by_clients,
         clients_per_worker: faults.range("clientsPerWorker", clients_per_worker, 1..=10_000),
         max: faults.range("max", max, WORKERS),
+        max_per_database: faults.range("maxPerDatabase", max_per_database, 0..=10_000),
+        max_per_user: faults.range("maxPerUser", max_per_user, 0..=10_000),
         reserve: faults.range("reserve", reserve, 0..=10_000),
         reserve_after: faults.duration("reserveAfter", &reserve_after, ms(0)..=hours(1)),
         idle_timeout: faults.never_or("idleTimeout", &idle_timeout, TIMEOUT),
@@ -149,8 +157,9 @@ fn overrides(faults: &mut Faults, own: Own) -> Overrides {
         pool_mode,
         ..Overrides::default()
     };
-    if let Some(raw::WorkersOverride { max }) = workers {
+    if let Some(raw::WorkersOverride { max, max_total }) = workers {
         overrides.max_workers = max.map(|max| faults.range("workers.max", max, WORKERS));
+        overrides.max_total_workers = max_total.map(|max| faults.range("workers.maxTotal", max, 0..=10_000));
     }
     if let Some(written) = limits {
         faults.within("limits", |faults| {
@@ -286,4 +295,43 @@ pub(super) fn users(faults: &mut Faults, written: Vec<raw::User>) -> Vec<UserOve
         });
     }
     users
+}
+
+pub(super) fn client_rules(faults: &mut Faults, written: Vec<raw::ClientRule>) -> Vec<ClientRule> {
+    let written = faults.at_most("clientRules", written, 64);
+    let each = written.into_iter().enumerate().map(|(index, rule)| {
+        faults.within(&format!("clientRules[{index}]"), |faults| {
+            let raw::ClientRule {
+                user,
+                database,
+                application_name,
+                address,
+                limits,
+                timeouts,
+            } = rule;
+            if user.is_none() && database.is_none() && application_name.is_none() && address.is_none() {
+                faults.add("", "must have user, database, applicationName or address");
+            }
+            let overrides = overrides(
+                faults,
+                Own {
+                    pool_mode: None,
+                    workers: None,
+                    limits,
+                    timeouts,
+                },
+            );
+            let whom = Whom {
+                user,
+                database,
+                application_name,
+                address,
+            };
+            ClientRule {
+                whom: matcher(faults, whom),
+                overrides,
+            }
+        })
+    });
+    each.collect()
 }

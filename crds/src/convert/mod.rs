@@ -110,6 +110,8 @@ fn read(
         on_listen_gap,
         sequence_state,
         idle_exemptions,
+        client_rules,
+        allow_replication,
         auth,
         tls,
         routing,
@@ -136,6 +138,7 @@ fn read(
     if reset_query.len() > 4096 || reset_query.contains('\0') {
         faults.add("resetQuery", "must be at most 4096 bytes without NUL");
     }
+    let client_rules = limits::client_rules(faults, client_rules);
     let idle_exemptions = access::idle_exemptions(faults, idle_exemptions);
     let tls = faults.within("tls", |faults| access::tls(faults, tls));
     let mut auth = access::auth(faults, warnings, auth, &tls);
@@ -191,6 +194,8 @@ fn read(
         on_listen_gap,
         sequence_state,
         idle_exemptions,
+        client_rules,
+        allow_replication,
         auth,
         tls,
         routing,

@@ -106,6 +106,11 @@ pub(super) const RULES: &[Rule] = &[
         message: "must have user, database, applicationName or address",
     },
     Rule {
+        at: "spec.clientRules[]",
+        holds: "has(self.user) || has(self.database) || has(self.applicationName) || has(self.address)",
+        message: "must have user, database, applicationName or address",
+    },
+    Rule {
         at: "spec.proxy.autoscaling",
         holds: "self.minReplicas <= self.maxReplicas",
         message: "minReplicas must be at most maxReplicas",

@@ -121,7 +121,7 @@ fn each_fault_has_its_path_and_says_what_was_expected() {
         ),
         (
             "colour: red",
-            "spec.colour: unknown field, expected one of adminSecretRef, applicationName",
+            "spec.colour: unknown field, expected one of adminSecretRef, allowReplication",
         ),
         (
             "workers: {max: twenty}",

@@ -20,6 +20,12 @@ pub struct Workers {
     /// At most so many, 1 to 10000. Leased and pinned workers do not count for minByClients, but do here.
     #[schemars(range(min = 1, max = 10000))]
     pub max: i64,
+    /// At most so many for one database, all its users together, 0 to 10000. 0 = no limit.
+    #[schemars(range(min = 0, max = 10000))]
+    pub max_per_database: i64,
+    /// At most so many for one user, in all databases together, 0 to 10000. 0 = no limit.
+    #[schemars(range(min = 0, max = 10000))]
+    pub max_per_user: i64,
     /// Extra workers for clients who wait longer than reserveAfter, 0 to 10000.
     #[schemars(range(min = 0, max = 10000))]
     pub reserve: i64,
@@ -42,6 +48,8 @@ impl Default for Workers {
             min_by_clients: default.min_by_clients.into_iter().map(i64::from).collect(),
             clients_per_worker: default.clients_per_worker.into(),
             max: default.max.into(),
+            max_per_database: default.max_per_database.into(),
+            max_per_user: default.max_per_user.into(),
             reserve: default.reserve.into(),
             reserve_after: default.reserve_after.into(),
             idle_timeout: default.idle_timeout.into(),
@@ -187,7 +195,7 @@ pub struct Database {
     /// As spec.poolMode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PoolMode>,
-    /// As spec.workers, max only.
+    /// As spec.workers: max of each pool, and maxTotal of all together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersOverride>,
     /// As spec.limits; maxClients is of this database.
@@ -213,7 +221,7 @@ pub struct User {
     /// As spec.poolMode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PoolMode>,
-    /// As spec.workers, max only.
+    /// As spec.workers: max of each pool, and maxTotal of all together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersOverride>,
     /// As spec.limits; maxClients is of this user.
@@ -232,6 +240,39 @@ pub struct WorkersOverride {
     #[schemars(range(min = 1, max = 10000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<i64>,
+    /// At most so many for this database, all its users together, or this user, in all databases together, 0 to 10000. 0 =
+    /// no limit.
+    #[schemars(range(min = 0, max = 10000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_total: Option<i64>,
+}
+
+/// Limits and timeouts of the clients that match. All that is given must match; at least one must be given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientRule {
+    /// This user.
+    #[schemars(length(min = 1, max = 63))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// This database.
+    #[schemars(length(min = 1, max = 63))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// This application_name.
+    #[schemars(length(min = 1, max = 63))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application_name: Option<String>,
+    /// From this network or address: 10.0.0.0/8.
+    #[schemars(length(min = 1, max = 64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// As spec.limits; maxClients is of the clients that this rule was the first to match at their login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsOverride>,
+    /// As spec.timeouts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<TimeoutsOverride>,
 }
 
 /// Limits of one database or user. What is absent is as in the spec.

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use access::{Auth, ClientTls, IdleExemption};
 pub use ha::{Durability, Failover, Ha, Switchover};
 pub use limits::{
-    Budget, Database, Limits, LimitsOverride, Pipeline, Timeouts, TimeoutsOverride, User, Workers,
-    WorkersOverride,
+    Budget, ClientRule, Database, Limits, LimitsOverride, Pipeline, Timeouts, TimeoutsOverride, User,
+    Workers, WorkersOverride,
 };
 pub use proxy::{Autoscaling, Pdb, PodTemplate, Proxy, Service};
 pub use reads::{Cache, CacheDisk, CacheRule, Routing, RoutingRule};
@@ -113,6 +113,12 @@ pub struct PgPoolSpec {
     /// [live] Clients to whom timeouts.clientIdle does not apply.
     #[schemars(length(max = 64))]
     pub idle_exemptions: Vec<IdleExemption>,
+    /// [live] Limits and timeouts by user, database, application_name and address; the first match wins over databases and
+    /// users.
+    #[schemars(length(max = 64))]
+    pub client_rules: Vec<ClientRule>,
+    /// [new] Replication connections are passed through to the master, each on a server connection of its own. false: refused.
+    pub allow_replication: bool,
     /// [live] Who may log in.
     pub auth: Auth,
     /// [live] TLS towards clients.
@@ -144,6 +150,7 @@ impl Default for PgPoolSpec {
             reset_query,
             on_listen_gap,
             sequence_state,
+            allow_replication,
             ..
         } = crate::PoolConfig::default();
         Self {
@@ -167,6 +174,8 @@ impl Default for PgPoolSpec {
             on_listen_gap,
             sequence_state,
             idle_exemptions: Vec::new(),
+            client_rules: Vec::new(),
+            allow_replication,
             auth: Auth::default(),
             tls: ClientTls::default(),
             routing: Routing::default(),

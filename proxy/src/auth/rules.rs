@@ -25,6 +25,8 @@ pub struct Attempt<'a> {
     pub address: Option<IpAddr>,
     /// Whether it speaks TLS.
     pub tls: bool,
+    /// Whether it wants to replicate a whole server.
+    pub replication: bool,
 }
 
 /// What had to be asked of the world.
@@ -84,7 +86,7 @@ pub(super) fn find<'a>(rules: &'a [Rule], attempt: &Attempt<'_>, world: &World) 
             tls: attempt.tls,
             database: attempt.database,
             user: attempt.user,
-            replication: false,
+            replication: attempt.replication,
             member_of: &member_of,
             comes_from: &comes_from,
             own_networks: &world.own_networks,
@@ -151,13 +153,18 @@ fn refusal(what: &str, attempt: &Attempt<'_>) -> Refused {
         database,
         address,
         tls,
+        replication,
     } = attempt;
     let host = address.map_or_else(
         || "[local]".to_owned(),
         |address| address.to_canonical().to_string(),
     );
     let encryption = if *tls { "SSL encryption" } else { "no encryption" };
-    let text = format!("{what} \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
+    let text = if *replication {
+        format!("{what} \"{host}\", user \"{user}\", replication connection, {encryption}")
+    } else {
+        format!("{what} \"{host}\", user \"{user}\", database \"{database}\", {encryption}")
+    };
     Refused::fatal(Refusal::Rule, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, text)
 }
 
@@ -178,6 +185,7 @@ mod tests {
             database: "shop",
             address: address.map(|a| a.parse().unwrap()),
             tls,
+            replication: false,
         }
     }
 

@@ -124,6 +124,14 @@ impl Card {
         }
     }
 
+    /// Where it is; `None`: on a Unix socket.
+    pub(super) fn address(&self) -> Option<std::net::IpAddr> {
+        match &self.peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix => None,
+        }
+    }
+
     /// The database it asked for.
     pub(super) fn database(&self) -> &str {
         &self.database

@@ -18,6 +18,11 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 /// After DDL the next copy is read at the earliest so long after the last: a storm of DDL must not become a storm of reads.
 const REST: Duration = Duration::from_secs(1);
 
+/// Settings of roles and databases (ALTER ROLE ... SET), which a connection takes over when it is opened.
+const ROLE_SETTINGS: &str = "select pg_catalog.md5(pg_catalog.string_agg(s::text, ',' order by s::text)) \
+     from pg_catalog.pg_db_role_setting s where setdatabase in (0, \
+     (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))";
+
 #[derive(Default)]
 struct Entry {
     catalog: Option<Rc<Catalog>>,
@@ -26,6 +31,8 @@ struct Entry {
     loading: bool,
     /// Counts observed DDL: a copy begun before one of them is not believed.
     ddl: u64,
+    /// What [`ROLE_SETTINGS`] gave last.
+    role_settings: Option<Option<bytes::Bytes>>,
 }
 
 /// See the module.
@@ -117,13 +124,36 @@ impl Catalogs {
                     None
                 }
             };
+            let asked = tokio::time::timeout(
+                Duration::from_secs(5),
+                internal::query(&worker, ROLE_SETTINGS.as_bytes()),
+            );
+            let role_settings = match asked.await {
+                Ok(Ok(rows)) => rows.first().map(|row| row.first().cloned().flatten()),
+                _ => None,
+            };
             if worker.state.get() != State::Closed {
                 pool.give_back(&worker, false);
             }
             if let Some(thread) = pool.thread.upgrade() {
                 thread.catalogs.loaded(&pool.database, catalog, ddl);
+                if let Some(now) = role_settings
+                    && thread.catalogs.role_settings_changed(&pool.database, now)
+                {
+                    thread.renew(&pool.database);
+                }
             }
         });
+    }
+
+    /// Whether the settings of roles or of the database are others than when they were last looked at.
+    fn role_settings_changed(&self, database: &str, now: Option<bytes::Bytes>) -> bool {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(database) else {
+            return false;
+        };
+        let before = entry.role_settings.replace(now.clone());
+        before.is_some_and(|before| before != now)
     }
 
     fn loaded(&self, database: &str, catalog: Option<Catalog>, ddl: u64) {

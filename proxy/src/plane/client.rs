@@ -46,6 +46,8 @@ pub struct Client<S = Stream> {
     pub user: Arc<str>,
     /// Settings of the startup packet: `options` taken apart, without user, database, replication and `_pq_.*`.
     pub parameters: Vec<(String, String)>,
+    /// A replication connection: `true` or `database`.
+    pub replication: Option<&'static str>,
     /// How to log in to servers as this user.
     pub credential: Credential,
     /// Read-write or read-only, by port or by suffix.
@@ -68,6 +70,7 @@ impl<S> Client<S> {
             database,
             user,
             parameters,
+            replication,
             credential,
             door,
             peer,
@@ -82,6 +85,7 @@ impl<S> Client<S> {
                 database,
                 user,
                 parameters,
+                replication,
                 credential,
                 door,
                 peer,

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use super::shared::Shares;
 use super::thread::{Command, Hold, Thread};
 use super::topology::Server;
 
@@ -289,12 +290,16 @@ impl Hub {
             return Err(ConnectError::Io(std::io::ErrorKind::NotFound.into()));
         };
         let settings = self.thread.config();
-        let per_server = settings.budget.per_server as usize;
+        let shares = Shares {
+            pool: 1,
+            server: settings.budget.per_server as usize,
+            ..Shares::default()
+        };
         if !self
             .thread
             .shared
             .budget
-            .acquire(&server.name, &self.database, CUT, 1, per_server)
+            .acquire(&server.name, &self.database, CUT, shares)
         {
             return Err(ConnectError::Io(std::io::Error::other(
                 "the server has all connections it may have",
@@ -329,6 +334,7 @@ impl Hub {
         let mut flight: Option<Flight> = None;
         let mut fresh = true;
         let mut unneeded: Option<Instant> = None;
+        let mut look = tokio::time::interval(LOOK);
         loop {
             if flight.is_none() && (fresh || self.has_work()) {
                 let (sql, orders) = self.compose(fresh);
@@ -361,7 +367,7 @@ impl Hub {
                         return self.lost(flight);
                     },
                 },
-                () = tokio::time::sleep(LOOK) => {
+                _ = look.tick() => {
                     let right = self.server().is_some_and(|now| {
                         now.name == server.name && now.target == server.target && now.identity == server.identity
                     });

@@ -43,6 +43,9 @@ const OVERRUN_MIN: Duration = Duration::from_millis(5);
 
 /// Requests between two sweeps that had to change a worker's settings, after which one that suits them takes its place.
 const UNSUITED_MAX: u32 = 50;
+/// How long a pool that made room opens no worker.
+const STAND_BACK: Duration = Duration::from_secs(1);
+
 /// Time a statement has to end after its client has gone.
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 /// Time after which a worker that is still not clean is closed.
@@ -340,7 +343,7 @@ impl Pool {
         if worker.state.get() == State::Closed {
             return;
         }
-        if !worker.is_quiet() && worker.fences.get() == 0 {
+        if !worker.owes_nothing() {
             worker.abandon();
         } else if dirty {
             worker.clean(false);
@@ -475,6 +478,52 @@ impl Pool {
         }
     }
 
+    /// Every worker is replaced as soon as it is idle: a new one would be opened with other settings.
+    pub(super) fn recycle(self: &Rc<Self>) {
+        self.greetings.borrow_mut().clear();
+        for worker in self.workers.borrow().clone() {
+            worker.condemned.set(true);
+            if worker.state.get() == State::Idle {
+                self.offer(&worker);
+            } else {
+                worker.reserved.set(true);
+            }
+        }
+    }
+
+    /// Closes an idle worker, so that another pool can have its place, and opens none for a moment. False: there is none.
+    pub(super) fn stand_back(&self) -> bool {
+        if self.waiting(Instant::now()).0 > 0 {
+            return false;
+        }
+        let idle = self
+            .workers
+            .borrow()
+            .iter()
+            .rev()
+            .find(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .cloned();
+        let Some(worker) = idle else { return false };
+        let (_, pause) = self.backoff.get();
+        self.backoff.set((Some(Instant::now() + STAND_BACK), pause));
+        worker.state.set(State::Closed);
+        worker.close("makes room for another pool");
+        true
+    }
+
+    /// At most so many workers: with the reserve while somebody has waited for too long.
+    pub(super) fn max_now(&self) -> usize {
+        let max = self.effective.borrow().max_workers as usize;
+        let reserve = self.thread.upgrade().map(|t| {
+            let workers = &t.config().workers;
+            (workers.reserve as usize, workers.reserve_after)
+        });
+        match reserve {
+            Some((reserve, after)) if reserve > 0 && self.waiting(Instant::now()).1 >= after => max + reserve,
+            _ => max,
+        }
+    }
+
     /// Whether nothing runs here any more.
     pub(super) fn is_empty(&self) -> bool {
         self.workers.borrow().is_empty() && self.connecting.get() == 0
@@ -551,6 +600,11 @@ impl Pool {
         let config = thread.config();
         let clients = u32::try_from(self.clients.get()).unwrap_or(u32::MAX);
         let wanted = config.workers.wanted(clients) as usize;
+        // The reserve may have opened, or another pool have made room.
+        if self.waiting(now).0 > 0 {
+            self.serve_waiters();
+        }
+        let most = self.effective.borrow().max_workers as usize;
         let mut count = self.workers.borrow().len();
         let workers = self.workers.borrow().clone();
         for worker in workers.iter().rev() {
@@ -561,11 +615,14 @@ impl Pool {
                 continue;
             }
             let retired = worker.retire_at.is_some_and(|at| now >= at);
-            let unused = count > wanted
-                && config
-                    .workers
-                    .idle_timeout
-                    .is_some_and(|limit| now.saturating_duration_since(worker.idle_since.get()) >= limit);
+            // The reserve goes when nobody waits any more.
+            let surplus = count > most && self.waiting(now).0 == 0;
+            let unused = surplus
+                || count > wanted
+                    && config
+                        .workers
+                        .idle_timeout
+                        .is_some_and(|limit| now.saturating_duration_since(worker.idle_since.get()) >= limit);
             if retired || unused {
                 worker.state.set(State::Closed);
                 worker.close(if retired {

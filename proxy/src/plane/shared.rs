@@ -72,6 +72,18 @@ impl Shared {
     }
 }
 
+/// How many workers there may be at one server; 0 = no limit, except for the pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shares {
+    pub(super) pool: usize,
+    /// Of the database, all its users together.
+    pub(super) database: usize,
+    /// Of the user, in all databases together.
+    pub(super) user: usize,
+    /// In all.
+    pub(super) server: usize,
+}
+
 /// How many workers each server, database and user has over all threads, and each server in all.
 #[derive(Default)]
 pub(super) struct Budget(Mutex<Used>);
@@ -83,16 +95,25 @@ struct Used {
 }
 
 impl Budget {
-    /// One more, if that exceeds neither `max` for the pool nor `per_server` (0: no limit) for the server.
-    pub(super) fn acquire(
-        &self,
-        server: &str,
-        database: &str,
-        user: &str,
-        max: usize,
-        per_server: usize,
-    ) -> bool {
+    /// One more, if that exceeds none of the shares.
+    pub(super) fn acquire(&self, server: &str, database: &str, user: &str, shares: Shares) -> bool {
+        let Shares {
+            pool: max,
+            database: per_database,
+            user: per_user,
+            server: per_server,
+        } = shares;
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |whose: &dyn Fn(&str, &str) -> bool| -> usize {
+            let pools = used.pools.iter();
+            let counts = pools.filter(|((s, d, u), _)| s == server && whose(d, u));
+            counts.map(|(_, count)| *count).sum()
+        };
+        if per_database != 0 && sum(&|d, _| d == database) >= per_database
+            || per_user != 0 && sum(&|_, u| u == user) >= per_user
+        {
+            return false;
+        }
         let on_server = used.servers.get(server).copied().unwrap_or(0);
         let pool = used
             .pools
@@ -129,13 +150,40 @@ mod tests {
     #[test]
     fn a_server_never_gets_more_workers_than_its_share_however_many_pools_want_some() {
         let budget = Budget::default();
-        assert!(budget.acquire("a", "d", "u", 2, 3));
-        assert!(budget.acquire("a", "d", "u", 2, 3));
-        assert!(!budget.acquire("a", "d", "u", 2, 3), "the pool has its maximum");
-        assert!(budget.acquire("a", "d", "v", 2, 3));
-        assert!(!budget.acquire("a", "e", "w", 2, 3), "the server has its share");
-        assert!(budget.acquire("b", "e", "w", 2, 3));
+        let shares = Shares {
+            pool: 2,
+            server: 3,
+            ..Shares::default()
+        };
+        assert!(budget.acquire("a", "d", "u", shares));
+        assert!(budget.acquire("a", "d", "u", shares));
+        assert!(!budget.acquire("a", "d", "u", shares), "the pool has its maximum");
+        assert!(budget.acquire("a", "d", "v", shares));
+        assert!(!budget.acquire("a", "e", "w", shares), "the server has its share");
+        assert!(budget.acquire("b", "e", "w", shares));
         budget.release("a", "d", "u");
-        assert!(budget.acquire("a", "e", "w", 2, 3));
+        assert!(budget.acquire("a", "e", "w", shares));
+    }
+
+    #[test]
+    fn a_database_and_a_user_have_their_shares_over_all_their_pools() {
+        let budget = Budget::default();
+        let shares = Shares {
+            pool: 9,
+            database: 2,
+            user: 3,
+            server: 0,
+        };
+        assert!(budget.acquire("a", "d", "u", shares) && budget.acquire("a", "d", "v", shares));
+        assert!(
+            !budget.acquire("a", "d", "w", shares),
+            "the database has its share"
+        );
+        assert!(budget.acquire("a", "e", "u", shares) && budget.acquire("a", "f", "u", shares));
+        assert!(!budget.acquire("a", "g", "u", shares), "the user has its share");
+        assert!(
+            budget.acquire("b", "d", "u", shares),
+            "at another server they begin anew"
+        );
     }
 }

@@ -2,6 +2,8 @@
 
 mod doors;
 mod listeners;
+#[cfg(test)]
+mod model;
 mod moves;
 mod rows;
 
@@ -58,6 +60,8 @@ pub(super) enum Command {
     Pause(Option<String>, oneshot::Sender<()>),
     Resume(Option<String>),
     Drain(Duration, oneshot::Sender<()>),
+    /// Another thread lacks a connection to this server, for this database and user.
+    Room(String, String, String),
     /// Of the hub of this database.
     News(Arc<str>, News),
 }
@@ -98,6 +102,8 @@ pub(super) struct Thread {
     pub(super) catalogs: Catalogs,
     /// Grows with each change of topology: sessions look for their pool again.
     pub(super) generation: Cell<u64>,
+    /// Grows with each change of the settings: sessions look what holds for them.
+    pub(super) configured: Cell<u64>,
     pub(super) hold: Cell<Hold>,
     pub(super) paused: RefCell<HashSet<Option<String>>>,
     pub(super) changed: Notify,
@@ -124,6 +130,7 @@ impl Thread {
             classifier: RefCell::new(Classifier::new(crate::classify::Limits::default())),
             catalogs: Catalogs::default(),
             generation: Cell::new(0),
+            configured: Cell::new(0),
             hold: Cell::new(Hold::All { clock: true }),
             paused: RefCell::default(),
             changed: Notify::new(),
@@ -318,6 +325,10 @@ async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
                     pool.configure(config.effective(&key.database, &key.user));
                 }
                 *thread.config.borrow_mut() = config;
+                thread.configured.set(thread.configured.get() + 1);
+                for card in thread.cards.borrow().values() {
+                    card.wake();
+                }
             }
             Command::Apply(topology, done) => {
                 tokio::task::spawn_local(apply(thread.clone(), topology, done));
@@ -337,6 +348,9 @@ async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
                     some => drop(thread.paused.borrow_mut().remove(&some)),
                 }
                 thread.changed.notify_waiters();
+            }
+            Command::Room(server, database, user) => {
+                thread.make_room_here(&server, &database, &user);
             }
             Command::News(database, news) => thread.hear(&database, news),
             Command::Drain(deadline, done) => {

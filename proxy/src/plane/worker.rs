@@ -305,10 +305,15 @@ impl Worker {
         self.inner.borrow().status
     }
 
-    /// Nothing owed, nothing half sent, no COPY, no cancel under way, status idle.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Nothing owed, nothing half sent, no COPY, status idle.
+    pub(super) fn owes_nothing(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.script.is_empty() && !inner.open_batch && inner.status == b'I' && self.fences.get() == 0
+        inner.script.is_empty() && !inner.open_batch && inner.status == b'I'
+    }
+
+    /// The same, and no cancel under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.owes_nothing() && self.fences.get() == 0
     }
 
     /// Bytes appended and not yet written.

@@ -91,6 +91,7 @@ impl Session {
             stream: Stream::Unix(theirs),
             database: "pseudo".into(),
             user: "app".into(),
+            replication: None,
             parameters: Vec::new(),
             credential: Credential::None,
             door: Door::ReadWrite,

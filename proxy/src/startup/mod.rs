@@ -36,7 +36,7 @@ use crate::plane::{Client, Door, Login, Peer};
 use crate::seats::{Bounds, Full, Seats};
 use crate::talk::Talk;
 
-use packet::{NEWEST, Wanted, wanted};
+use packet::{NEWEST, Wanted, no_replication, wanted};
 
 /// Time left to tell a client that the master could not be asked, before the login times out.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
@@ -163,6 +163,9 @@ impl Entrance {
         }
         let asks = wanted(version, parameters, &terms.config.routing)?;
         negotiate(talk, &asks).await?;
+        if asks.replication.is_some() && !terms.config.allow_replication {
+            return Err(no_replication());
+        }
         if !asks.pseudo && self.seats.is_full(terms.config.limits.max_clients) {
             return Err(too_many("sorry, too many clients already"));
         }
@@ -203,6 +206,7 @@ impl Entrance {
                 database: &asks.database,
                 address,
                 tls,
+                replication: asks.replication == Some("true"),
             },
             pseudo: asks.pseudo,
             end_point: terms.tls.as_ref().filter(|_| tls).and_then(ServerTls::end_point),
@@ -214,7 +218,12 @@ impl Entrance {
         let seat = if asks.pseudo {
             None
         } else {
-            Some(self.seat(terms, &user, &database)?)
+            let application_name = asks
+                .parameters
+                .iter()
+                .find(|(name, _)| name == "application_name");
+            let application_name = application_name.map_or("", |(_, value)| value);
+            Some(self.seat(terms, &user, &database, application_name, address)?)
         };
         let mut last_words = admitted.last_words;
         backend::authentication_ok(&mut last_words);
@@ -225,6 +234,7 @@ impl Entrance {
             database,
             user,
             parameters: asks.parameters,
+            replication: asks.replication,
             credential: admitted.credential,
             door: if asks.read_only { Door::ReadOnly } else { door },
             peer: peer.clone(),
@@ -244,17 +254,26 @@ impl Entrance {
         terms: &Terms,
         user: &Arc<str>,
         database: &Arc<str>,
+        application_name: &str,
+        address: Option<std::net::IpAddr>,
     ) -> Result<crate::seats::Seat, Refused> {
-        let effective = terms.config.effective(database, user);
+        let effective = terms
+            .config
+            .effective_of(database, user, application_name, address);
+        let rule = terms
+            .config
+            .client_rule(database, user, application_name, address);
         let bounds = Bounds {
             all: terms.config.limits.max_clients,
             user: effective.max_user_clients,
             database: effective.max_database_clients,
+            rule: rule.and_then(|(at, rule)| Some((at, rule.overrides.max_clients?))),
         };
         self.seats
             .take(user, database, bounds)
             .map_err(|full| match full {
                 Full::All => too_many("sorry, too many clients already"),
+                Full::Rule => too_many("too many connections of clients like this one"),
                 Full::User => too_many(format!("too many connections for role \"{user}\"")),
                 Full::Database => too_many(format!("too many connections for database \"{database}\"")),
             })

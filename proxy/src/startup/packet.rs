@@ -24,6 +24,8 @@ pub(super) struct Wanted {
     pub database: String,
     /// Settings: `options` first, then those of the packet, each name once, the last value wins.
     pub parameters: Vec<(String, String)>,
+    /// A replication connection, and what it asked for: `true` or `database`.
+    pub replication: Option<&'static str>,
     /// A suffix asked for replicas.
     pub read_only: bool,
     /// The admin database.
@@ -37,7 +39,7 @@ pub(super) struct Wanted {
 /// Reads the parameters of a startup packet.
 ///
 /// # Errors
-/// What PostgreSQL refuses, with its words; replication, which does not pass through a pooler.
+/// What PostgreSQL refuses, with its words.
 pub(super) fn wanted(
     version: ProtocolVersion,
     parameters: Vec<(String, String)>,
@@ -52,13 +54,14 @@ pub(super) fn wanted(
         ));
     }
     let (mut user, mut database) = (String::new(), String::new());
+    let mut replicates = None;
     let (mut set, mut of_packet, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for (name, value) in parameters {
         match name.as_str() {
             "user" => user = value,
             "database" => database = value,
             "options" => set = settings(&value)?,
-            "replication" => refuse_replication(&value)?,
+            "replication" => replicates = replication(&value)?,
             _ if name.starts_with("_pq_.") => unknown.push(name),
             _ => of_packet.push((name, value)),
         }
@@ -82,6 +85,7 @@ pub(super) fn wanted(
     set.extend(of_packet);
     Ok(Wanted {
         pseudo: PSEUDO.contains(&database.as_str()),
+        replication: replicates,
         read_only: by_user || by_database,
         parameters: once(set),
         protocol: version.min(NEWEST),
@@ -97,13 +101,13 @@ fn settings(value: &str) -> Result<Vec<(String, String)>, Refused> {
 }
 
 /// `replication` is a boolean, or the word `database`.
-fn refuse_replication(value: &str) -> Result<(), Refused> {
+fn replication(value: &str) -> Result<Option<&'static str>, Refused> {
     if value == "database" {
-        return Err(no_replication());
+        return Ok(Some("database"));
     }
     match boolean(value) {
-        Some(false) => Ok(()),
-        Some(true) => Err(no_replication()),
+        Some(false) => Ok(None),
+        Some(true) => Ok(Some("true")),
         None => {
             let text = format!("invalid value for parameter \"replication\": \"{value}\"");
             Err(
@@ -114,10 +118,11 @@ fn refuse_replication(value: &str) -> Result<(), Refused> {
     }
 }
 
-fn no_replication() -> Refused {
+/// Replication was asked for, and the manifest does not allow it.
+pub(super) fn no_replication() -> Refused {
     let text = "replication connections are not served by pgstmtpool";
     Refused::fatal(Refusal::NotServed, SqlState::FEATURE_NOT_SUPPORTED, text)
-        .hint("Connect to the server directly.")
+        .hint("Connect to the server directly, or set allowReplication.")
 }
 
 /// A boolean as the server reads one: any unique beginning of the words.
@@ -229,16 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn replication_is_refused_unless_it_is_off() {
-        for value in ["true", "on", "1", "yes", "t", "database", "YES"] {
-            assert_eq!(
-                code(ask(&[("user", "a"), ("replication", value)]).unwrap_err()),
-                "0A000",
-                "{value}"
-            );
+    fn replication_is_a_boolean_or_a_database() {
+        let asks = |value| ask(&[("user", "a"), ("replication", value)]).unwrap().replication;
+        for value in ["true", "on", "1", "yes", "t", "YES"] {
+            assert_eq!(asks(value), Some("true"), "{value}");
         }
+        assert_eq!(asks("database"), Some("database"));
         for value in ["false", "off", "0", "no"] {
-            assert!(ask(&[("user", "a"), ("replication", value)]).is_ok(), "{value}");
+            assert_eq!(asks(value), None, "{value}");
         }
         for value in ["maybe", "", "o"] {
             assert_eq!(

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 use super::super::error::ServeError;
 use super::super::internal;
 use super::super::settings::Settings;
+use super::super::shared::Shares;
 use super::super::worker::{State, Worker};
 use super::Pool;
 
@@ -38,13 +39,21 @@ impl Pool {
         {
             return false;
         }
-        let max = self.effective.borrow().max_workers as usize;
-        let per_server = thread.config().budget.per_server as usize;
+        let shares = {
+            let effective = self.effective.borrow();
+            Shares {
+                pool: self.max_now(),
+                database: effective.max_database_workers as usize,
+                user: effective.max_user_workers as usize,
+                server: thread.config().budget.per_server as usize,
+            }
+        };
         if !thread
             .shared
             .budget
-            .acquire(&self.server.name, &self.database, &self.user, max, per_server)
+            .acquire(&self.server.name, &self.database, &self.user, shares)
         {
+            thread.make_room(&self.server.name, &self.database, &self.user);
             return false;
         }
         self.connecting.set(self.connecting.get() + 1);
@@ -231,7 +240,13 @@ impl Pool {
             let waited = begun.elapsed();
             if waited >= limit {
                 let cause = self.trouble.borrow().as_ref().map(|(_, _, error)| error.clone());
-                break Err(cause.unwrap_or_else(|| Rc::new(ServeError::NoServer { waited })));
+                break Err(cause.unwrap_or_else(|| {
+                    Rc::new(ServeError::Waited {
+                        waited,
+                        holders: self.holders(),
+                        cause: None,
+                    })
+                }));
             }
             let notified = self.greeted.notified();
             if self.connecting.get() == 0 {

@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// Who holds workers here, for the text of an error.
-    fn holders(&self) -> String {
+    pub(super) fn holders(&self) -> String {
         let workers = self.workers.borrow();
         let held = workers
             .iter()
@@ -239,7 +239,7 @@ impl Pool {
 
     pub(super) fn at_max(&self) -> bool {
         let workers = self.workers.borrow().len() + self.connecting.get();
-        workers >= self.effective.borrow().max_workers as usize
+        workers >= self.max_now()
     }
 
     /// Starts a worker; at the maximum one that suits nobody who waits makes room.

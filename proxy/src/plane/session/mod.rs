@@ -11,6 +11,7 @@ mod listen;
 mod local;
 mod names;
 mod policy;
+mod replicate;
 mod shared;
 mod state;
 mod translate;
@@ -101,6 +102,8 @@ struct Session {
     /// Pools as of a generation of the topology.
     master: Option<(u64, Rc<Pool>)>,
     effective: Arc<Effective>,
+    /// The settings of which `effective` is made: generation, and the application's name they were looked up with.
+    follows: (u64, String),
     /// As it was at the login: a change concerns new clients.
     mode: crds::PoolMode,
     _seat: Option<Box<dyn std::any::Any + Send>>,
@@ -113,6 +116,9 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
         Poll::Ready(())
     })
     .await;
+    if let Some(replication) = client.replication {
+        return replicate::pass_through(&thread, &card, *client, replication).await;
+    }
     let mut session = Box::new(Session::new(thread, card, *client));
     let leave = if full {
         Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
@@ -133,7 +139,11 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
 impl Session {
     fn new(thread: Rc<Thread>, card: Rc<Card>, client: Client) -> Self {
         let startup = greet::startup(&thread, client.parameters, &client.peer);
-        let effective = Arc::new(thread.config().effective(&client.database, &client.user));
+        let name = startup.get("application_name").unwrap_or_default();
+        let effective = thread
+            .config()
+            .effective_of(&client.database, &client.user, name, card.address());
+        let effective = Arc::new(effective);
         *card.application_name.borrow_mut() = startup.get("application_name").unwrap_or_default().to_owned();
         Self {
             greeted_as: greet::without_name(&thread, &startup),
@@ -154,6 +164,7 @@ impl Session {
             pinned: None,
             master: None,
             mode: effective.pool_mode,
+            follows: (u64::MAX, String::new()),
             effective,
             _seat: client.seat,
         }
@@ -162,6 +173,7 @@ impl Session {
     /// Serves requests until the client leaves.
     async fn serve(&mut self) -> Result<(), Leave> {
         loop {
+            self.follow_settings();
             if let Some(mut lease) = self.pinned.take() {
                 Box::pin(self.run_lease(&mut lease)).await?;
                 self.settle_lease(lease);
@@ -212,7 +224,7 @@ impl Session {
             ) {
                 return Poll::Ready(Err(leave));
             }
-            if self.transaction == Transaction::None && self.card.ears.has_mail() {
+            if self.is_behind() || self.transaction == Transaction::None && self.card.ears.has_mail() {
                 return Poll::Ready(Ok(None));
             }
             io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx).map_ok(Some)
@@ -221,11 +233,11 @@ impl Session {
             None => read.await,
             Some(limit) => match tokio::time::timeout(limit, read).await {
                 Ok(read) => read,
-                Err(_) => return Err(too_idle(what)),
+                Err(_) => return Err(too_idle(what, Some(limit))),
             },
         };
         let Some(n) = read? else {
-            return Ok(()); // there is something to tell the client
+            return Ok(()); // there is something to tell the client, or other settings
         };
         if n == 0 {
             return Err(Leave::Gone);
@@ -355,6 +367,26 @@ impl Session {
         )
     }
 
+    /// Settings of the resource that hold for this client now.
+    fn follow_settings(&mut self) {
+        let configured = self.thread.configured.get();
+        if self.follows.0 == configured && self.follows.1 == *self.card.application_name.borrow() {
+            return;
+        }
+        let name = self.card.application_name.borrow().clone();
+        let effective =
+            self.thread
+                .config()
+                .effective_of(&self.database, &self.user, &name, self.card.address());
+        self.effective = Arc::new(effective);
+        self.follows = (configured, name);
+    }
+
+    /// Whether [`Session::follow_settings`] has something to do.
+    fn is_behind(&self) -> bool {
+        self.follows.0 != self.thread.configured.get()
+    }
+
     fn mode(&self) -> crds::PoolMode {
         self.mode
     }
@@ -438,7 +470,6 @@ impl Session {
             old.clients.set(old.clients.get().saturating_sub(1));
         }
         pool.clients.set(pool.clients.get() + 1);
-        self.effective = pool.effective();
         pool.top_up();
         self.master = Some((generation, pool));
     }
@@ -495,6 +526,9 @@ impl Session {
         debug!(client = self.card.process_id, ?leave, "Left");
         if let Leave::Fatal(fields) = leave {
             self.out.clear();
+            if let Some(notice) = farewell(&fields) {
+                notice.encode_notice(&mut self.out);
+            }
             fields.encode_error(&mut self.out);
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.flush()).await;
         }
@@ -529,13 +563,36 @@ fn killed(card: &Card, idle: bool) -> Option<Leave> {
     Some(Leave::fatal(SqlState::ADMIN_SHUTDOWN, why))
 }
 
-fn too_idle(code: SqlState) -> Leave {
-    let message = if code == SqlState::IDLE_SESSION_TIMEOUT {
-        "terminating connection due to idle-session timeout"
+fn too_idle(code: SqlState, limit: Option<std::time::Duration>) -> Leave {
+    let (message, name) = if code == SqlState::IDLE_SESSION_TIMEOUT {
+        ("terminating connection due to idle-session timeout", "clientIdle")
     } else {
-        "terminating connection due to idle-in-transaction timeout"
+        (
+            "terminating connection due to idle-in-transaction timeout",
+            "idleInTransaction",
+        )
     };
-    Leave::fatal(code, message)
+    let fields = ErrorFields::new(Severity::Fatal, code, message);
+    Leave::Fatal(Box::new(match limit {
+        Some(limit) => fields.with_detail(format!("timeouts.{name} is {} ms here", limit.as_millis())),
+        None => fields,
+    }))
+}
+
+/// A notice ahead of the end, for clients that show notices and take a closed connection for a broken one.
+fn farewell(fields: &ErrorFields) -> Option<ErrorFields> {
+    let idle = matches!(
+        fields.code,
+        SqlState::IDLE_SESSION_TIMEOUT | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+    );
+    idle.then(|| {
+        let text = "this connection was idle for too long and is closed now";
+        let notice = ErrorFields::new(Severity::Notice, fields.code, text);
+        match &fields.detail {
+            Some(detail) => notice.with_detail(detail.clone()),
+            None => notice,
+        }
+    })
 }
 
 /// What a worker is asked for.

@@ -190,8 +190,11 @@ impl Session {
                 &value[..]
             };
             let shown = |settings: &Settings| {
+                // What came with the startup packet the greeting knows in the server's own spelling.
+                let spelled = |v: &&str| key == "application_name" || self.startup.get(&key) != Some(*v);
                 settings
                     .get(&key)
+                    .filter(spelled)
                     .map_or(usual.to_vec(), |v| v.as_bytes().to_vec())
             };
             let new = shown(&self.settings);

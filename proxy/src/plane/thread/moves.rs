@@ -11,7 +11,7 @@ use super::super::card::Kill;
 use super::super::pool::Pool;
 use super::super::topology::{Mode, Server, Topology};
 use super::super::worker::State;
-use super::{FENCE_WAIT, Hold, PoolKey, Thread};
+use super::{Command, FENCE_WAIT, Hold, PoolKey, Thread};
 
 /// Makes a topology true on this thread; see [`super::Plane::apply`].
 pub(super) async fn apply(thread: Rc<Thread>, topology: Arc<Topology>, done: oneshot::Sender<bool>) {
@@ -100,6 +100,45 @@ impl Thread {
             .filter(|p| p.server.name == server.name)
             .cloned()
             .collect()
+    }
+
+    /// A pool may have no further worker because of what others have: one of those closes an idle one, here or on another
+    /// thread.
+    pub(in crate::plane) fn make_room(&self, server: &str, database: &str, user: &str) {
+        if self.make_room_here(server, database, user) {
+            return;
+        }
+        let threads = self.shared.threads.get().into_iter().flatten().enumerate();
+        for (_, thread) in threads.filter(|(at, _)| *at != self.index) {
+            let _ = thread.send(Command::Room(
+                server.to_owned(),
+                database.to_owned(),
+                user.to_owned(),
+            ));
+        }
+    }
+
+    /// Of the pools with the same database or user first: it may be their share that is used up.
+    pub(super) fn make_room_here(&self, server: &str, database: &str, user: &str) -> bool {
+        let pools: Vec<Rc<Pool>> = self.pools.borrow().values().cloned().collect();
+        let mut others: Vec<Rc<Pool>> = pools
+            .into_iter()
+            .filter(|p| p.server.name == server && (*p.database != *database || *p.user != *user))
+            .collect();
+        others.sort_by_key(|p| *p.database != *database && *p.user != *user);
+        others.iter().any(|pool| pool.stand_back())
+    }
+
+    /// ALTER ROLE or ALTER DATABASE ... SET: connections opened before know nothing of it.
+    pub(in crate::plane) fn renew(&self, database: &str) {
+        info!(
+            database,
+            "Settings of roles or of the database have changed: workers are replaced"
+        );
+        let pools: Vec<Rc<Pool>> = self.pools.borrow().values().cloned().collect();
+        for pool in pools.iter().filter(|p| *p.database == *database) {
+            pool.recycle();
+        }
     }
 
     /// Closes pools of servers the topology no longer names.

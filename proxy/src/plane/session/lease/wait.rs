@@ -28,6 +28,7 @@ impl Session {
     /// Waits for the worker, the client, or the end of somebody's patience.
     pub(super) async fn wait_lease(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         let idle = lease.outstanding == 0 && !lease.worker.batch_is_open();
+        self.follow_settings();
         self.card.set_doing(match (idle, lease.status) {
             (false, _) => Doing::Leased,
             (true, b'I') => Doing::Pinned,
@@ -46,7 +47,7 @@ impl Session {
             };
             // The client's time to take its reply runs from when it stopped taking it.
             progress |= !delivered && (!unsent || self.thread.counters.bytes_out.read() != before);
-            progress |= self.absorb(lease);
+            progress |= self.absorb(lease) | self.is_behind();
             if idle && lease.status == b'I' && self.card.ears.has_mail() && delivered {
                 let mut mail = bytes::BytesMut::new();
                 self.card.ears.take(&mut mail, usize::MAX);
@@ -152,8 +153,14 @@ impl Session {
     async fn out_of_patience(&mut self, lease: &mut Lease, why: Impatience) -> Result<(), Leave> {
         match why {
             Impatience::Write => Err(Leave::Gone),
-            Impatience::Idle => Err(too_idle(SqlState::IDLE_SESSION_TIMEOUT)),
-            Impatience::IdleInTransaction => Err(too_idle(SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)),
+            Impatience::Idle => Err(too_idle(
+                SqlState::IDLE_SESSION_TIMEOUT,
+                self.effective.timeouts.client_idle,
+            )),
+            Impatience::IdleInTransaction => Err(too_idle(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                self.effective.timeouts.idle_in_transaction,
+            )),
             Impatience::Transaction => Err(Leave::fatal(
                 SqlState::TRANSACTION_TIMEOUT,
                 "terminating connection due to transaction timeout",
@@ -204,7 +211,10 @@ impl Session {
         lease.changed.reset.extend(effects.settings.reset);
         lease.ask_pins |= effects.pins || (lease.pinned && !effects.clean);
         if effects.sequences {
-            lease.worker.sequences_of.set(Some(self.card.serial));
+            // With `sequenceState: ignore` they are nobody's, and forgotten by whoever comes next.
+            let kept = self.thread.config().sequence_state == crds::SequenceState::Pin;
+            let owner = if kept { self.card.serial } else { 0 };
+            lease.worker.sequences_of.set(Some(owner));
             if !error {
                 lease.worker.sequences_at.set(Instant::now());
             }

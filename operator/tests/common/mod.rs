@@ -460,6 +460,7 @@ impl World {
         self.request(&Request {
             switchover: Some(switchover),
             failover: None,
+            paused: None,
         });
     }
 }

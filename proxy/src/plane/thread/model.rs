@@ -416,9 +416,8 @@ impl Model {
     }
 
     fn shared(&mut self, worker: Rc<Worker>, slot: Rc<Slot>, marker: String, mut got: Vec<u8>) -> Has {
-        while let Some(chunk) = slot.front() {
+        while let Some(chunk) = slot.pop() {
             got.extend_from_slice(&chunk);
-            slot.sent(chunk.len(), usize::MAX);
         }
         match slot.take_end() {
             Some(End::Done { error, .. }) => {
@@ -471,8 +470,7 @@ impl Model {
         mut dirty: bool,
         mut copy: bool,
     ) -> Has {
-        while let Some(chunk) = slot.front() {
-            slot.sent(chunk.len(), usize::MAX);
+        while let Some(chunk) = slot.pop() {
         }
         if slot.take_copy_in() == Some(true) {
             owed -= 1;

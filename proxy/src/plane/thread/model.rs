@@ -470,8 +470,7 @@ impl Model {
         mut dirty: bool,
         mut copy: bool,
     ) -> Has {
-        while let Some(chunk) = slot.pop() {
-        }
+        while slot.pop().is_some() {}
         if slot.take_copy_in() == Some(true) {
             owed -= 1;
         }

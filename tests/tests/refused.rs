@@ -18,7 +18,6 @@ const OPENS: &[&str] = &[
 
 /// Needs one server for itself: refused, nothing more.
 const NEEDS_A_SERVER: &[&str] = &[
-    "listen channel",
     "create temp table w (n int)",
     "create temporary table if not exists w as select 1",
     "create local temp table w (n int)",

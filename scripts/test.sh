@@ -11,8 +11,9 @@ started=$SECONDS
 say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - started))"; }
 
 say "building"
-# The micro-benchmarks are built, not run.
-cargo build --workspace --bins --bench '*' --locked || exit 1
+# With the tests, so that features are chosen as `cargo test` chooses them and nothing is built twice. The micro-benchmarks
+# are built, not run.
+cargo build --workspace --bins --tests --bench '*' --locked || exit 1
 say "testing"
 # Suites run one after another; within one, a few tests at a time: each may start a cluster of its own.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) > 4 ? 4 : $(nproc)))}

@@ -14,6 +14,12 @@ pub(super) struct Changed {
     pub(super) all: bool,
 }
 
+impl Changed {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty() && self.reset.is_empty()
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {

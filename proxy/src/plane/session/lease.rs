@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
+use pgnet::sqlstate::SqlState;
 
 use super::super::card::Doing;
 use super::super::error::ServeError;
@@ -52,6 +53,8 @@ pub(super) struct Lease {
     /// A transaction block was open at some time: settings may have been rolled back.
     pub(super) had_transaction: bool,
     pub(super) changed: Changed,
+    /// Some of `changed` was committed before the open transaction began.
+    pub(super) unread: bool,
     /// The server has to be asked whether state that cannot be moved is there.
     pub(super) ask_pins: bool,
     pub(super) sticky: Option<&'static str>,
@@ -124,6 +127,7 @@ impl Lease {
             dirty: false,
             had_transaction: false,
             changed: Changed::default(),
+            unread: false,
             ask_pins: false,
             sticky: None,
             brought: false,
@@ -452,6 +456,14 @@ struct Loss {
     #[expect(dead_code, reason = "kept for the log")]
     started: bool,
     clean_cut: bool,
+}
+
+/// The session ends: what it had on the server is gone with it, or not known any more.
+pub(super) fn server_gone() -> Leave {
+    Leave::fatal(
+        SqlState::ADMIN_SHUTDOWN,
+        "terminating connection because its server is gone",
+    )
 }
 
 /// Why there is no lease.

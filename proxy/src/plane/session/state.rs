@@ -7,7 +7,7 @@ use pgnet::fields::ErrorFields;
 use pgnet::quote;
 
 use super::super::settings::{Difference, Settings};
-use super::lease::{Lease, Refused};
+use super::lease::{self, Lease, Refused};
 use super::{Leave, Session};
 use crate::classify::Kind;
 
@@ -16,6 +16,14 @@ const PINS: &str = "select (select count(*) from pg_catalog.pg_listening_channel
      (select count(*) from pg_catalog.pg_locks where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid()), \
      (select count(*) from pg_catalog.pg_cursors where is_holdable), \
      (select count(*) from pg_catalog.pg_class where relnamespace = pg_catalog.pg_my_temp_schema())";
+
+/// How often the server is asked again for state that it did not tell.
+const STATE_TRIES: usize = 3;
+/// Ahead of such a question: its statement_timeout, as a row in front of all others, and none from there to its end.
+const UNHURRIED: &str = "select 'statement_timeout', pg_catalog.current_setting('statement_timeout'), 'session'; \
+     set local statement_timeout = 0; ";
+
+type Row = Vec<Option<Bytes>>;
 
 /// Names of the columns of [`PINS`].
 const PIN_NAMES: [&str; 4] = ["listen", "advisory lock", "hold cursor", "temporary table"];
@@ -68,26 +76,25 @@ impl Session {
     pub(super) async fn after_requests(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         self.heard_by_all(lease).await;
         let changed = std::mem::take(&mut lease.changed);
-        if changed.all || !changed.names.is_empty() || !changed.reset.is_empty() {
+        lease.unread = false;
+        if !changed.is_empty() {
             lease.dirty = true;
             self.read_back(lease, changed).await?;
         }
         if lease.ask_pins && !lease.lost {
             lease.ask_pins = false;
             let mut reasons: Vec<&'static str> = Vec::new();
-            let mut listens = false;
-            if let Ok(rows) = self.internal(lease, PINS).await? {
-                let counts = rows.first().map(Vec::as_slice).unwrap_or_default();
-                listens = counts.first().is_some_and(|n| n.as_deref() != Some(b"0"));
-                reasons.extend(
-                    PIN_NAMES
-                        .iter()
-                        .zip(counts)
-                        .skip(1)
-                        .filter(|(_, n)| n.as_deref() != Some(b"0"))
-                        .map(|(why, _)| *why),
-                );
-            }
+            let rows = self.ask_state(lease, PINS).await?;
+            let counts = rows.first().map(Vec::as_slice).unwrap_or_default();
+            let listens = counts.first().is_some_and(|n| n.as_deref() != Some(b"0"));
+            reasons.extend(
+                PIN_NAMES
+                    .iter()
+                    .zip(counts)
+                    .skip(1)
+                    .filter(|(_, n)| n.as_deref() != Some(b"0"))
+                    .map(|(why, _)| *why),
+            );
             if listens || lease.brought {
                 self.settle_ears(lease).await?;
             }
@@ -102,6 +109,34 @@ impl Session {
             *self.card.pins.borrow_mut() = lease.sticky.into_iter().collect();
         }
         Ok(())
+    }
+
+    /// What the server says of this session's state, after a request that changed it has succeeded. When it cannot be
+    /// known any more, the client may not go on as if nothing were: another `search_path` or tenant would be taken for its own.
+    async fn ask_state(&mut self, lease: &mut Lease, sql: &str) -> Result<Vec<Row>, Leave> {
+        if let Ok(rows) = self.internal(lease, sql).await?
+            && !lease.lost
+        {
+            return Ok(rows);
+        }
+        // Cancelled, or too long for a statement_timeout of the client's own.
+        let unhurried = format!("{UNHURRIED}{sql}");
+        for _ in 0..STATE_TRIES {
+            if lease.lost {
+                break;
+            }
+            if let Ok(mut rows) = self.internal(lease, &unhurried).await?
+                && !lease.lost
+                && !rows.is_empty()
+            {
+                let timeout = rows.remove(0);
+                for row in rows.iter_mut().filter(|row| row.first() == timeout.first()) {
+                    row.clone_from(&timeout);
+                }
+                return Ok(rows);
+            }
+        }
+        Err(lease::server_gone())
     }
 
     /// Takes over as this session's what the server says the settings are now.
@@ -128,9 +163,7 @@ impl Session {
                  from pg_catalog.pg_settings where source = 'session'"
             );
         }
-        let Ok(rows) = self.internal(lease, &sql).await? else {
-            return Ok(());
-        };
+        let rows = self.ask_state(lease, &sql).await?;
         let mut changes: Vec<(String, Option<String>)> = Vec::new();
         for row in rows {
             let [Some(name), value, source] = row.as_slice() else {

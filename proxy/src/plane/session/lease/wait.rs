@@ -12,7 +12,7 @@ use super::super::super::card::Doing;
 use super::super::super::slot::End;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
-use super::{After, INPUT_MAX, Lease, Loss, UNWRITTEN_MAX};
+use super::{After, INPUT_MAX, Lease, Loss, UNWRITTEN_MAX, server_gone};
 
 /// Why waiting has an end.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +179,7 @@ impl Session {
             End::Done { status, error, acks } => {
                 lease.outstanding = lease.outstanding.saturating_sub(1);
                 lease.request_began = Instant::now();
+                lease.unread |= lease.status == b'I' && status != b'I' && !lease.changed.is_empty();
                 lease.status = status;
                 lease.had_transaction |= status != b'I';
                 lease.expects_copy &= lease.outstanding > 0;
@@ -277,20 +278,17 @@ impl Session {
         }
         let open_batch = lease.worker.batch_is_open();
         let waiting = lease.outstanding;
-        if waiting == 0 && !open_batch {
-            if lease.pinned && !in_transaction {
-                return Err(Leave::fatal(
-                    SqlState::ADMIN_SHUTDOWN,
-                    "terminating connection because its server is gone",
-                ));
-            }
-            if in_transaction {
-                // Nothing was asked that could be answered: the client hears of it now, and at its next statement.
-                fields.severity = Severity::Warning.as_str().to_owned();
-                fields.severity_nonlocalized = Severity::Warning;
-                "the server was lost in the middle of the transaction".clone_into(&mut fields.message);
-                fields.encode_notice(&mut self.out);
-            }
+        // Settings and locks of requests that have succeeded: in a transaction they are rolled back with it, and so known.
+        let unknown = !in_transaction && (lease.ask_pins || !lease.changed.is_empty()) || lease.unread;
+        if unknown || lease.pinned && !in_transaction && waiting == 0 && !open_batch {
+            return Err(server_gone());
+        }
+        if waiting == 0 && !open_batch && in_transaction {
+            // Nothing was asked that could be answered: the client hears of it now, and at its next statement.
+            fields.severity = Severity::Warning.as_str().to_owned();
+            fields.severity_nonlocalized = Severity::Warning;
+            "the server was lost in the middle of the transaction".clone_into(&mut fields.message);
+            fields.encode_notice(&mut self.out);
         }
         self.names.forget_asked();
         self.transaction = if in_transaction {

@@ -456,3 +456,137 @@ fn a_client_that_sends_without_end_does_not_keep_others_waiting() {
         assert!(slowest < 2 * SECOND, "a neighbour waited {slowest:?}");
     });
 }
+
+#[test]
+fn a_statement_over_the_size_limit_is_54000_wherever_it_stands_and_the_session_stays() {
+    let stage = Stage::start("limits-size", |m| m.set("limits.maxQuerySize", "512KiB"));
+    let mut client = stage.client();
+    let text = format!("select length('{}')", "x".repeat(600_000));
+    let run = |text: &str| {
+        [
+            encode::parse(b"", text.as_bytes(), &[]),
+            encode::bind(b"", b"", &[], &[], &[]),
+            encode::execute(b"", 0),
+        ]
+        .concat()
+    };
+    let sync = encode::sync();
+    let small = run("select 'small'");
+    let refused = |client: &mut Connection, what: &str| {
+        let error = client.collect().unwrap_err();
+        assert_eq!(error.code(), "54000", "{what}: {error}");
+    };
+    client.send(&[run(&text), sync.clone()].concat()).unwrap();
+    refused(&mut client, "alone");
+    client
+        .send(&[small.clone(), run(&text), sync.clone()].concat())
+        .unwrap();
+    refused(&mut client, "behind another in its batch");
+    client
+        .send(
+            &[
+                small.clone(),
+                sync.clone(),
+                run(&text),
+                sync.clone(),
+                small,
+                sync.clone(),
+            ]
+            .concat(),
+        )
+        .unwrap();
+    assert_eq!(client.collect().unwrap().0[0][0].as_deref(), Some("small"));
+    refused(&mut client, "in a pipeline");
+    assert_eq!(client.collect().unwrap().0[0][0].as_deref(), Some("small"));
+    client.query("begin").unwrap();
+    client.query("select 1").unwrap();
+    client.send(&[run(&text), sync].concat()).unwrap();
+    refused(&mut client, "in a transaction");
+    assert_eq!(client.query("select 1").unwrap_err().code(), "25P02");
+    client.query("rollback").unwrap();
+    client.send(&encode::query(text.as_bytes())).unwrap();
+    refused(&mut client, "as a Query");
+    assert_eq!(client.value("select 'after'").unwrap(), "after");
+}
+
+#[test]
+fn who_leaves_while_it_waits_gives_its_place_up_at_once() {
+    let stage = Stage::start("limits-leave", |m| {
+        m.set("workers", "{minByClients: [1], max: 1}")
+            .set("timeouts.queryWait", "60s")
+    });
+    let mut holder = stage.client();
+    let write = encode::query(b"create table never (n int)");
+    let batch = [
+        encode::parse(b"", b"select 1", &[]),
+        encode::bind(b"", b"", &[], &[], &[]),
+        encode::execute(b"", 0),
+        encode::sync(),
+    ];
+    let mut waiters: Vec<Connection> = (0..4).map(|_| stage.client()).collect();
+    holder.query("begin").unwrap();
+    holder.query("create table t (n int)").unwrap();
+    for (waiter, text) in
+        waiters
+            .iter_mut()
+            .zip([&encode::query(b"select 1"), &write, &batch.concat(), &write])
+    {
+        waiter.send(text).unwrap();
+    }
+    let waiting = |expected: &str| {
+        wait_for(&format!("{expected} in the queue"), 5 * SECOND, || {
+            let rows = stage.proxy.pseudo("show clients");
+            let count = rows
+                .iter()
+                .filter(|row| row.iter().flatten().any(|cell| cell == "waiting"))
+                .count();
+            if count.to_string() == expected {
+                Ok(())
+            } else {
+                Err(format!("{count}"))
+            }
+        });
+    };
+    waiting("4");
+    let last = waiters.pop();
+    drop(waiters);
+    waiting("1");
+    drop(last);
+    waiting("0");
+    holder.query("commit").unwrap();
+    assert_eq!(holder.value("select to_regclass('never') is null").unwrap(), "t");
+}
+
+#[test]
+fn reads_and_writes_are_served_in_turn_however_many_of_the_others_wait() {
+    let stage = Stage::start("limits-turns", |m| {
+        m.set("workers", "{minByClients: [2], max: 2}")
+    });
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    let write = "do $$ begin perform pg_sleep(0.01); end $$";
+    let read = "select count(*) from pg_class";
+    for (many, one) in [(write, read), (read, write)] {
+        std::thread::scope(|scope| {
+            let until = Instant::now() + 4 * SECOND;
+            for _ in 0..12 {
+                let mut client = stage.client();
+                scope.spawn(move || {
+                    while Instant::now() < until && !stopped() {
+                        client.query(many).unwrap();
+                    }
+                });
+            }
+            let mut client = stage.client();
+            while Instant::now() < until - SECOND {
+                let started = Instant::now();
+                client.query(one).unwrap();
+                let took = started.elapsed();
+                if took > 2 * SECOND {
+                    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                assert!(took < 2 * SECOND, "{one} beside many of {many}: {took:?}");
+            }
+        });
+    }
+}

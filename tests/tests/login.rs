@@ -368,3 +368,51 @@ fn the_connection_to_the_server_may_use_tls_too() {
         "t"
     );
 }
+
+/// Clients keep every worker busy and a queue behind each of them, with reads that share and with writes that do not.
+#[test]
+fn a_login_like_no_other_goes_before_queued_statements() {
+    let stage = Stage::start("login-queue", |m| {
+        m.set("workers", "{minByClients: [2], max: 2}")
+            .set("timeouts.queryWait", "20s")
+    });
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopsAll(&stop);
+        for number in 0..12 {
+            let mut client = stage.client();
+            let stop = &stop;
+            scope.spawn(move || {
+                let sql = if number % 3 == 0 {
+                    "do $$ begin perform pg_sleep(0.02); end $$"
+                } else {
+                    "select pg_sleep(0.01)"
+                };
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.query(sql).unwrap();
+                }
+            });
+        }
+        for zone in ["Asia/Tokyo", "Africa/Nairobi", "Europe/Paris", "America/Lima"] {
+            let started = Instant::now();
+            let parameters = [("user", "app"), ("database", "app"), ("TimeZone", zone)];
+            let mut client = Connection::open_with(&stage.proxy.tcp(), &parameters, None).unwrap();
+            assert!(
+                started.elapsed() < Duration::from_secs(3),
+                "{zone}: let in after {:?}",
+                started.elapsed()
+            );
+            assert_eq!(client.parameter("TimeZone"), Some(zone));
+            assert_eq!(client.value("show timezone").unwrap(), zone);
+        }
+    });
+}
+
+/// Ends the clients of a test however it ends.
+struct StopsAll<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopsAll<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -5,6 +5,7 @@
 
 mod connect;
 mod estimate;
+mod greet;
 mod wait;
 mod watch;
 
@@ -96,8 +97,8 @@ pub(super) struct Pool {
     watched: Cell<bool>,
     /// A worker was opened or could not be.
     greeted: Notify,
-    /// Clients that wait to be greeted.
-    greeted_wanted: Cell<usize>,
+    /// Clients that wait to be greeted, first come first.
+    guests: RefCell<VecDeque<Rc<greet::Guest>>>,
 }
 
 impl Pool {
@@ -134,7 +135,7 @@ impl Pool {
             sought: RefCell::new(None),
             watched: Cell::new(false),
             greeted: Notify::new(),
-            greeted_wanted: Cell::new(0),
+            guests: RefCell::default(),
         })
     }
 
@@ -377,6 +378,9 @@ impl Pool {
                 self.top_up();
                 return;
             }
+            if self.gives_up_for_a_guest(worker) {
+                return;
+            }
         }
         self.serve_waiters();
     }
@@ -394,6 +398,7 @@ impl Pool {
                     .release(&self.server.name, &self.database, &self.user);
             }
         }
+        self.grow_for_guests();
         self.serve_waiters();
         self.top_up();
     }

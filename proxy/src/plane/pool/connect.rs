@@ -208,76 +208,9 @@ impl Pool {
             tokio::time::sleep(pause).await;
             let nobody = pool.workers.borrow().is_empty();
             pool.serve_waiters();
-            if nobody && pool.greeted_wanted.get() > 0 {
-                pool.start_worker(base);
+            if nobody {
+                pool.grow_for_guests();
             }
         });
-    }
-
-    /// What a client with these startup settings is to be told, from a worker that was opened with them.
-    ///
-    /// # Errors
-    /// What the server said to such a startup, or that no server could be reached within `timeouts.queryWait`.
-    pub(in crate::plane) async fn greet(
-        self: &Rc<Self>,
-        key: &Rc<Settings>,
-        startup: &Rc<Settings>,
-    ) -> Result<super::Greeting, Rc<ServeError>> {
-        let limit = self
-            .effective()
-            .timeouts
-            .query_wait
-            .unwrap_or(Duration::from_secs(3600));
-        let begun = Instant::now();
-        self.greeted_wanted.set(self.greeted_wanted.get() + 1);
-        let result = loop {
-            if let Some(greeting) = self.greeting(key) {
-                break Ok(greeting);
-            }
-            if self.closed.get() {
-                break Err(Rc::new(ServeError::Moved));
-            }
-            let waited = begun.elapsed();
-            if waited >= limit {
-                let cause = self.trouble.borrow().as_ref().map(|(_, _, error)| error.clone());
-                break Err(cause.unwrap_or_else(|| {
-                    Rc::new(ServeError::Waited {
-                        waited,
-                        holders: self.holders(),
-                        cause: None,
-                    })
-                }));
-            }
-            let notified = self.greeted.notified();
-            if self.connecting.get() == 0 {
-                self.grow_for_greeting(startup);
-            }
-            let _ = tokio::time::timeout((limit - waited).min(Duration::from_millis(250)), notified).await;
-            let trouble = self.trouble.borrow().clone();
-            if let Some((with, at, error)) = trouble
-                && Rc::ptr_eq(&with, startup)
-                && at >= begun
-                && !error.may_pass()
-            {
-                break Err(error);
-            }
-        };
-        self.greeted_wanted.set(self.greeted_wanted.get() - 1);
-        result
-    }
-
-    fn grow_for_greeting(self: &Rc<Self>, startup: &Rc<Settings>) {
-        if !self.start_worker(startup.clone()) && self.at_max() {
-            let idle = self
-                .workers
-                .borrow()
-                .iter()
-                .find(|w| w.state.get() == super::State::Idle)
-                .cloned();
-            if let Some(worker) = idle {
-                worker.state.set(super::State::Closed);
-                worker.close("replaced by one with other startup settings");
-            }
-        }
     }
 }

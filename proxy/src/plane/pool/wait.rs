@@ -183,6 +183,16 @@ impl Pool {
             let Some(waiter) = self.alone.borrow().get(at).cloned() else {
                 break;
             };
+            let read_is_first = self
+                .shared
+                .borrow()
+                .front()
+                .is_some_and(|read| read.since < waiter.since);
+            if read_is_first && self.serve_read() {
+                // Others follow it to its worker, which then runs dry for those who wait to have one alone.
+                idle = self.idle_workers();
+                continue;
+            }
             if let Some(worker) = self.take_idle(&waiter.settings, waiter.session) {
                 self.alone.borrow_mut().remove(at);
                 waiter.grant(Ok(worker));
@@ -196,8 +206,8 @@ impl Pool {
             unserved = Some(waiter.startup.clone());
         }
         // Whoever waits to have a worker alone must not starve behind an endless stream of reads.
-        let mut to_reserve = missing;
-        self.reserving.set(missing > 0);
+        let mut to_reserve = missing + usize::from(self.guest_needs_a_place());
+        self.reserving.set(to_reserve > 0);
         for worker in self.workers.borrow().iter().rev() {
             let shared = worker.state.get() == State::Shared;
             worker
@@ -207,25 +217,31 @@ impl Pool {
                 to_reserve -= 1;
             }
         }
-        loop {
-            let Some(waiter) = self.shared.borrow().front().cloned() else {
-                break;
-            };
-            let Some(worker) = self.pick_shared(&waiter.settings, waiter.shape) else {
-                missing += self.shared.borrow().len().min(2);
-                unserved.get_or_insert(waiter.startup.clone());
-                break;
-            };
-            self.shared.borrow_mut().pop_front();
-            worker.tickets.set(worker.tickets.get() + 1);
-            worker.state.set(State::Shared);
-            waiter.grant(Ok(worker));
+        while self.serve_read() {}
+        if let Some(waiter) = self.shared.borrow().front() {
+            missing += self.shared.borrow().len().min(2);
+            unserved.get_or_insert(waiter.startup.clone());
         }
         if let Some(startup) = unserved
             && missing > self.connecting.get()
         {
             self.grow(&startup);
         }
+    }
+
+    /// Gives the read that has waited longest a worker that may take it.
+    fn serve_read(&self) -> bool {
+        let Some(waiter) = self.shared.borrow().front().cloned() else {
+            return false;
+        };
+        let Some(worker) = self.pick_shared(&waiter.settings, waiter.shape) else {
+            return false;
+        };
+        self.shared.borrow_mut().pop_front();
+        worker.tickets.set(worker.tickets.get() + 1);
+        worker.state.set(State::Shared);
+        waiter.grant(Ok(worker));
+        true
     }
 
     /// Workers that could be taken for one session.

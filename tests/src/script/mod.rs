@@ -25,7 +25,7 @@
 //! | `admin "sql"` | runs SQL beside the conversation, straight at the server, as superuser |
 //! | `until "sql"` | asks there until the answer is `t` |
 //!
-//! Strings are in double quotes with the escapes of Rust (`\n`, `\"`, `\x00`); `"ab"*1000` repeats one.
+//! Strings are in double quotes with the escapes of Rust (`\n`, `\"`, `\x00`); `"ab"*1000` repeats one, `"a"+"b"*9` joins two.
 
 mod parse;
 mod run;

@@ -271,7 +271,12 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 rest = tail;
             }
             b'"' => {
-                let (bytes, tail) = string(tail)?;
+                let (mut bytes, mut tail) = string(tail)?;
+                while let Some(more) = tail.strip_prefix(b"+\"") {
+                    let (joined, behind) = string(more)?;
+                    bytes.extend(joined);
+                    tail = behind;
+                }
                 out.last_mut().ok_or("]")?.push(Token::Text(bytes));
                 rest = tail;
             }

@@ -12,7 +12,7 @@ use super::super::client::Peer;
 use super::super::error::ServeError;
 use super::super::settings::Settings;
 use super::super::thread::Thread;
-use super::{Leave, Session};
+use super::{Leave, Session, Unserved, io};
 
 /// Longest application_name a server keeps, in bytes.
 const NAME_MAX: usize = 63;
@@ -23,9 +23,20 @@ impl Session {
         let greeting = loop {
             let pool = match self.master_pool(false).await {
                 Ok(pool) => pool,
-                Err(error) => return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal)))),
+                Err(Unserved::Leave(leave)) => return Err(leave),
+                Err(Unserved::Told(error)) => {
+                    return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal))));
+                }
             };
-            match pool.greet(&self.greeted_as, &self.startup).await {
+            let greeting = io::while_here(
+                &self.thread,
+                &self.card,
+                &mut self.stream,
+                &mut self.input,
+                pool.greet(&self.greeted_as, &self.startup),
+            )
+            .await?;
+            match greeting {
                 Ok(greeting) => break greeting,
                 Err(error) if matches!(*error, ServeError::Moved) => tokio::task::yield_now().await,
                 Err(error) => return Err(Leave::Fatal(Box::new(error.fields(Severity::Fatal)))),

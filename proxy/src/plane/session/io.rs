@@ -12,10 +12,14 @@ use pgnet::frame;
 use pgnet::stream::Stream;
 use tokio::io::AsyncWrite;
 
+use super::super::card::Card;
 use super::super::thread::{CLIENT_BUFFER, Thread};
 use super::super::worker::poll_read_buf;
-use super::unit::UnitError;
-use super::{Leave, Session};
+use super::unit::{HOLD_MAX, UnitError};
+use super::{Leave, Session, killed};
+
+/// Bytes of a client not yet dealt with, above which it is not read.
+pub(super) const INPUT_MAX: usize = HOLD_MAX + (64 << 10);
 
 /// Reads once. A buffer is taken only when there is something to read: an idle client holds none.
 pub(super) fn poll_read(
@@ -39,6 +43,35 @@ pub(super) fn poll_read(
         Poll::Ready(Err(_)) => Poll::Ready(Err(Leave::Gone)),
         Poll::Pending => Poll::Pending,
     }
+}
+
+/// Waits for something of ours as long as the client is there: one that leaves, or has to, gives its place up at once.
+pub(super) async fn while_here<T>(
+    thread: &Rc<Thread>,
+    card: &Card,
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    awaited: impl Future<Output = T>,
+) -> Result<T, Leave> {
+    let mut awaited = std::pin::pin!(awaited);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = awaited.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if let Some(leave) = killed(card, false) {
+            return Poll::Ready(Err(leave));
+        }
+        while input.len() < INPUT_MAX {
+            match poll_read(thread, stream, input, cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Leave::Gone)),
+                Poll::Ready(Ok(n)) => thread.counters.bytes_in.add(n as u64),
+                Poll::Ready(Err(leave)) => return Poll::Ready(Err(leave)),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 impl Session {

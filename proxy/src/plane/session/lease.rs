@@ -24,15 +24,11 @@ use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
 use super::policy::Transaction;
 use super::shared::interner;
-use super::unit::HOLD_MAX;
-use super::{Leave, Session, asker, local};
-use crate::classify::{Class, Kind, Touches};
+use super::{Leave, Session, Unserved, asker, io, local};
+use crate::classify::{Class, Discard, Kind, Prepare, Touches};
 
 /// Bytes for a server not yet written, above which the client is not read.
 const UNWRITTEN_MAX: usize = 1 << 20;
-/// Bytes of a client not yet dealt with, above which it is not read.
-const INPUT_MAX: usize = HOLD_MAX + (64 << 10);
-
 /// Why a worker is closed whose session loaded a library, seeded random(), and the like.
 const STICKY_LEFT: &str = "a session left state behind that cannot be cleaned";
 
@@ -78,6 +74,8 @@ pub(super) struct Lease {
     leave: bool,
     /// Nothing more is sent before everything is answered.
     barrier: bool,
+    /// So much of the client's input has to be here before anything can be done with it.
+    needs: usize,
     pub(super) lost: bool,
     began: Instant,
     request_began: Instant,
@@ -148,6 +146,7 @@ impl Lease {
             drop: 0,
             leave: false,
             barrier: false,
+            needs: 0,
             lost: false,
             began: now,
             request_began: now,
@@ -205,15 +204,26 @@ impl Lease {
                 self.worker.foreign_prepared.set(true);
             }
             Kind::Deallocate { name: Some(name) } => self.open.deallocate.push(Bytes::copy_from_slice(name)),
-            Kind::List(list) => {
-                for kind in &list.kinds {
-                    match kind {
-                        // The statement's own text cannot be cut out of a list reliably: prepared for this lease only.
-                        Kind::Prepare(_) => self.worker.foreign_prepared.set(true),
-                        other => self.note_sql(other, text),
-                    }
-                }
+            Kind::List(list) => list.kinds.iter().for_each(|kind| self.note_listed(kind, text)),
+            _ => {}
+        }
+    }
+
+    /// The same for a statement of a list: what counts of a name is the last that was said of it.
+    fn note_listed(&mut self, kind: &Kind, text: &[u8]) {
+        match kind {
+            Kind::Prepare(prepare) => {
+                let name = Bytes::copy_from_slice(&prepare.name);
+                self.open.deallocate.retain(|other| *other != name);
+                self.open.prepare.push((name, prepare_alone(prepare, text)));
+                self.worker.foreign_prepared.set(true);
             }
+            Kind::Deallocate { name: Some(name) } => {
+                let name = Bytes::copy_from_slice(name);
+                self.open.prepare.retain(|(other, _)| *other != name);
+                self.open.deallocate.push(name);
+            }
+            Kind::Deallocate { name: None } | Kind::Discard(Discard::All) => self.open.prepare.clear(),
             _ => {}
         }
     }
@@ -304,13 +314,25 @@ impl Session {
             };
             let pool = match replica {
                 Some(pool) => pool,
-                None => self.master_pool(true).await.map_err(|e| self.told(&e))?,
+                None => match self.master_pool(true).await {
+                    Ok(pool) => pool,
+                    Err(Unserved::Leave(leave)) => return Err(leave.into()),
+                    Err(Unserved::Told(error)) => return Err(self.told(&error)),
+                },
             };
             self.card.set_doing(Doing::Waiting);
             if class.touches.intersects(Touches::SEQUENCE) {
                 pool.await_sequences(self.card.serial).await;
             }
-            let taken = pool.take(&asker(&self.card, &self.settings, &self.startup)).await;
+            let asker = asker(&self.card, &self.settings, &self.startup);
+            let taken = io::while_here(
+                &self.thread,
+                &self.card,
+                &mut self.stream,
+                &mut self.input,
+                pool.take(&asker),
+            )
+            .await?;
             let worker = match taken {
                 Ok(worker) => worker,
                 Err(error) if matches!(*error, ServeError::Moved) => {
@@ -448,6 +470,26 @@ impl Session {
             }
         }
     }
+}
+
+/// A PREPARE of a list as a text of its own.
+fn prepare_alone(prepare: &Prepare, list: &[u8]) -> Bytes {
+    let mut text = b"prepare \"".to_vec();
+    for byte in prepare.name.iter() {
+        text.push(*byte);
+        if *byte == b'"' {
+            text.push(b'"');
+        }
+    }
+    text.push(b'"');
+    if let Some(types) = prepare.types {
+        text.push(b'(');
+        text.extend_from_slice(types.of(list));
+        text.push(b')');
+    }
+    text.extend_from_slice(b" as ");
+    text.extend_from_slice(prepare.body.of(list));
+    text.into()
 }
 
 /// How the worker was lost.

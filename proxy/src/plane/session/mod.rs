@@ -70,6 +70,26 @@ impl From<translate::Malformed> for Leave {
     }
 }
 
+/// Why a request is not run.
+enum Unserved {
+    /// Its client is gone, or has to go.
+    Leave(Leave),
+    /// Its client is told this.
+    Told(Rc<ServeError>),
+}
+
+impl From<Leave> for Unserved {
+    fn from(leave: Leave) -> Self {
+        Self::Leave(leave)
+    }
+}
+
+impl From<ServeError> for Unserved {
+    fn from(error: ServeError) -> Self {
+        Self::Told(Rc::new(error))
+    }
+}
+
 impl Leave {
     fn fatal(code: SqlState, message: impl Into<String>) -> Self {
         Self::Fatal(Box::new(ErrorFields::new(Severity::Fatal, code, message)))
@@ -424,7 +444,7 @@ impl Session {
     }
 
     /// The pool of the master, or the error of not having one for too long. Waits while the master moves.
-    async fn master_pool(&mut self, opens_lease: bool) -> Result<Rc<Pool>, Rc<ServeError>> {
+    async fn master_pool(&mut self, opens_lease: bool) -> Result<Rc<Pool>, Unserved> {
         let begun = Instant::now();
         loop {
             let generation = self.thread.generation.get();
@@ -452,16 +472,24 @@ impl Session {
             let limit = self.effective.timeouts.query_wait.filter(|_| clock);
             let waited = begun.elapsed();
             if self.card.cancelled.get() {
-                return Err(Rc::new(ServeError::Cancelled));
+                return Err(ServeError::Cancelled.into());
             }
             if limit.is_some_and(|l| waited >= l) {
-                return Err(Rc::new(ServeError::NoServer { waited }));
+                return Err(ServeError::NoServer { waited }.into());
             }
-            let changed = self.thread.changed.notified();
+            let thread = self.thread.clone();
+            let changed = thread.changed.notified();
             let step = limit.map_or(std::time::Duration::from_millis(200), |l| {
                 (l - waited).min(std::time::Duration::from_millis(200))
             });
-            let _ = tokio::time::timeout(step, changed).await;
+            let _ = io::while_here(
+                &self.thread,
+                &self.card,
+                &mut self.stream,
+                &mut self.input,
+                tokio::time::timeout(step, changed),
+            )
+            .await?;
         }
     }
 

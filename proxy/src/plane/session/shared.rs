@@ -21,7 +21,7 @@ use super::super::worker::{Composer, Purpose, State, Worker};
 use super::policy::Batch;
 use super::translate::{self, Ground};
 use super::unit::Unit;
-use super::{Leave, Session, asker, local};
+use super::{Leave, Session, Unserved, asker, io, local};
 use crate::classify::{Class, Kind, list};
 
 /// Length of a Sync.
@@ -36,7 +36,8 @@ impl Session {
         let end = loop {
             let (pool, worker) = match self.find_shared(class).await {
                 Ok(found) => found,
-                Err(error) => return self.shared_failed(unit, total, &error),
+                Err(Unserved::Leave(leave)) => return Err(leave),
+                Err(Unserved::Told(error)) => return self.shared_failed(unit, total, &error),
             };
             self.submit(&pool, &worker, unit, total, class)?;
             let end = self.await_shared().await?;
@@ -101,7 +102,7 @@ impl Session {
     }
 
     /// A worker that takes this read: of a replica where that is wanted and one is healthy, else of the master.
-    async fn find_shared(&mut self, class: &Class) -> Result<(Rc<Pool>, Rc<Worker>), Rc<ServeError>> {
+    async fn find_shared(&mut self, class: &Class) -> Result<(Rc<Pool>, Rc<Worker>), Unserved> {
         loop {
             let replica = if self.prefers_replica(class) {
                 self.replica_pool()
@@ -116,9 +117,15 @@ impl Session {
                 return Ok((pool, worker));
             }
             self.card.set_doing(Doing::Waiting);
-            let share = pool
-                .share(&asker(&self.card, &self.settings, &self.startup), class.shape)
-                .await;
+            let asker = asker(&self.card, &self.settings, &self.startup);
+            let share = io::while_here(
+                &self.thread,
+                &self.card,
+                &mut self.stream,
+                &mut self.input,
+                pool.share(&asker, class.shape),
+            )
+            .await?;
             match share {
                 Ok(worker) => {
                     worker.tickets.set(worker.tickets.get() - 1);
@@ -128,7 +135,7 @@ impl Session {
                     return Ok((pool, worker));
                 }
                 Err(error) if matches!(*error, ServeError::Moved) => tokio::task::yield_now().await,
-                Err(error) => return Err(error),
+                Err(error) => return Err(Unserved::Told(error)),
             }
         }
     }

@@ -84,10 +84,15 @@ impl Scan {
             if !known {
                 return Err(UnitError::Tag(header.tag));
             }
-            if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > query_max && first {
-                return Ok(Some(Unit::TooLarge {
-                    tag: header.tag,
-                    total,
+            if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > query_max {
+                return Ok(Some(if first {
+                    Unit::TooLarge {
+                        tag: header.tag,
+                        total,
+                    }
+                } else {
+                    // What stands before it is answered first.
+                    Unit::Stream
                 }));
             }
             if is_small(header.tag) && total > SMALL_MAX {
@@ -188,6 +193,15 @@ mod tests {
                 total: large.len()
             }))
         );
+    }
+
+    #[test]
+    fn a_parse_over_the_limit_behind_others_needs_a_worker_that_answers_them_first() {
+        let batch = bytes(|b| {
+            frontend::parse(b, b"", b"select 1", &[]);
+            frontend::parse(b, b"", &[b' '; 2000], &[]);
+        });
+        assert_eq!(Scan::default().next(&batch, 1000), Ok(Some(Unit::Stream)));
     }
 
     #[test]

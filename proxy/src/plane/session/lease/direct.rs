@@ -17,7 +17,7 @@ use super::super::super::script::{Op, Step};
 use super::super::super::worker::State;
 use super::super::translate;
 use super::super::unit::{self, HOLD_MAX, UnitError};
-use super::super::{Leave, Session, asker};
+use super::super::{Leave, Session, Unserved, asker, io};
 use super::{Lease, Loss, UNWRITTEN_MAX};
 use crate::classify::{Class, Kind, Touches};
 
@@ -42,7 +42,15 @@ impl Session {
         loop {
             let pool = self.own_pool().await?;
             self.card.set_doing(Doing::Waiting);
-            let taken = pool.take(&asker(&self.card, &self.startup, &self.startup)).await;
+            let asker = asker(&self.card, &self.startup, &self.startup);
+            let taken = io::while_here(
+                &self.thread,
+                &self.card,
+                &mut self.stream,
+                &mut self.input,
+                pool.take(&asker),
+            )
+            .await?;
             let worker = match taken {
                 Ok(worker) => worker,
                 Err(error) if matches!(*error, ServeError::Moved) => {
@@ -77,7 +85,8 @@ impl Session {
         }
         match self.master_pool(true).await {
             Ok(pool) => Ok(pool),
-            Err(error) => Err(self.turned_away(&error)),
+            Err(Unserved::Leave(leave)) => Err(leave),
+            Err(Unserved::Told(error)) => Err(self.turned_away(&error)),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::classify::{Class, Kind, SetItem};
 impl Session {
     /// Moves what the client sent to the worker, as far as that is possible now.
     pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        lease.needs = 0;
         loop {
             self.absorb(lease);
             lease.throttled = lease.worker.unwritten() > UNWRITTEN_MAX;
@@ -80,8 +81,16 @@ impl Session {
                     }
                 }
                 b'Q' | b'F' => self.stream_request(lease, header.tag, total),
-                b'P' | b'D' | b'E' | b'C' if !complete => return Ok(()),
-                b'B' if !complete => self.stream_bind(lease, total)?,
+                b'P' | b'D' | b'E' | b'C' if !complete => {
+                    // Its whole text is what names the statement.
+                    lease.needs = total;
+                    return Ok(());
+                }
+                b'B' if !complete => {
+                    if !self.stream_bind(lease, total)? {
+                        return Ok(());
+                    }
+                }
                 b'P' | b'B' | b'D' | b'E' | b'C' => {
                     if !self.sql_names_ready(lease).await? {
                         return Ok(());
@@ -416,9 +425,12 @@ impl Session {
         lease.worker.finish_batch();
     }
 
-    /// A Bind with large parameters: its names are put in place, the rest follows as it comes.
-    pub(super) fn stream_bind(&mut self, lease: &mut Lease, total: usize) -> Result<(), Leave> {
+    /// A Bind with large parameters: its names are put in place, the rest follows as it comes. False: they are not here yet.
+    pub(super) fn stream_bind(&mut self, lease: &mut Lease, total: usize) -> Result<bool, Leave> {
         let body = &self.input[5..];
+        if body.len() < HOLD_MAX && translate::bind_parts(body).is_err() {
+            return Ok(false);
+        }
         let (portal, name, rest) = translate::bind_parts(body)?;
         let (portal, name) = (portal.to_vec(), name.to_vec());
         let begun = body.len() - rest.len();
@@ -448,7 +460,7 @@ impl Session {
         } else {
             lease.drop = left - here;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::super::card::Doing;
 use super::super::super::slot::End;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
-use super::{After, INPUT_MAX, Lease, Loss, UNWRITTEN_MAX, server_gone};
+use super::{After, Lease, Loss, UNWRITTEN_MAX, server_gone};
 
 /// Why waiting has an end.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,8 @@ impl Session {
             if let Some(leave) = killed(&self.card, idle && lease.status == b'I' && self.input.is_empty()) {
                 return Poll::Ready(Err(leave));
             }
-            if self.input.len() < INPUT_MAX && lease.worker.unwritten() <= UNWRITTEN_MAX {
+            if self.input.len() < io::INPUT_MAX.max(lease.needs) && lease.worker.unwritten() <= UNWRITTEN_MAX
+            {
                 match io::poll_read(&self.thread, &mut self.stream, &mut self.input, cx) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(Leave::Gone)),
                     Poll::Ready(Ok(n)) => {

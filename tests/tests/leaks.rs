@@ -4,7 +4,7 @@
 //! kept, so that without care B would stand on A's. What pins is refused in statement mode.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::Connection;
 use pgstmtpool_tests::{Stage, wait_for};
@@ -251,6 +251,7 @@ fn stage(mode: &str) -> Stage {
             .set("workers", "{minByClients: [1], clientsPerWorker: 100, max: 4}")
     });
     stage.direct("alter role app superuser");
+    stage.direct("create extension dblink");
     stage.direct("create role other");
     stage.direct("create sequence seq");
     stage.direct("create table serials (id serial, s text)");
@@ -356,7 +357,7 @@ fn no_state_of_one_client_is_visible_to_another_in_session_mode() {
 }
 
 /// What pins: how it is made, as SHOW PINS names it, how it is released.
-const PINS: [(&str, &str, &str); 8] = [
+const PINS: [(&str, &str, &str); 9] = [
     ("create temp table p (n int)", "temporary table", "drop table p"),
     ("create temp table p (n int)", "temporary table", "discard temp"),
     (
@@ -381,7 +382,12 @@ const PINS: [(&str, &str, &str); 8] = [
     ),
     ("create temp table p (n int)", "temporary table", "discard all"),
     ("load 'auto_explain'", "LOAD", ""),
+    (DBLINK, "dblink connection", ""),
 ];
+
+/// Opens a connection of dblink to the same server.
+const DBLINK: &str = "select dblink_connect('mine', 'host=127.0.0.1 dbname=app user=app application_name=of_dblink port=' \
+                      || current_setting('port'))";
 
 #[test]
 fn each_pin_is_shown_with_its_reason_until_it_is_released() {
@@ -573,4 +579,61 @@ fn two_clients_with_their_settings_keep_them_through_thousands_of_alternating_st
     threads
         .into_iter()
         .for_each(|t| t.join().expect("a client saw another's settings"));
+}
+
+#[test]
+fn a_timeout_shorter_than_reading_it_back_is_kept_all_the_same() {
+    let stage = stage("transaction");
+    for round in 0..20 {
+        let mut client = stage.client();
+        let own = format!("of {round}");
+        client
+            .query(&format!(
+                "begin; set app.tenant = '{own}'; set statement_timeout = 1; commit"
+            ))
+            .unwrap();
+        let mut client = Patient(client);
+        assert_eq!(client.value("select current_setting('app.tenant', true)"), own);
+        assert_eq!(client.value("show statement_timeout"), "1ms");
+    }
+}
+
+/// A client whose statements may be over their time.
+struct Patient(Connection);
+
+impl Patient {
+    fn value(&mut self, sql: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.0.value(sql) {
+                Err(error) if error.code() == "57014" && Instant::now() < end => {}
+                got => return got.unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_of_dblink_stays_with_its_session_and_ends_with_it_or_is_refused() {
+    let open = "select count(*) from pg_stat_activity where application_name = 'of_dblink'";
+    for mode in ["transaction", "session"] {
+        let stage = stage(mode);
+        let mut client = stage.client();
+        client.query(DBLINK).unwrap();
+        for round in 0..3 {
+            assert_eq!(stage.client().value("select 1").unwrap(), "1");
+            let sql = format!("select n from dblink('mine', 'select {round}') as t(n int)");
+            assert_eq!(client.value(&sql).unwrap(), round.to_string(), "{mode}");
+        }
+        assert_eq!(stage.direct(open), "1", "{mode}");
+        drop(client);
+        wait_for(&format!("{mode}: its end"), Duration::from_secs(10), || {
+            let left = stage.direct(open);
+            if left == "0" { Ok(()) } else { Err(left) }
+        });
+    }
+    let stage = stage("statement");
+    let error = stage.client().query(DBLINK).unwrap_err();
+    assert_eq!(error.code(), "0A000", "{error}");
+    assert_eq!(stage.direct(open), "0");
 }

@@ -254,10 +254,9 @@ impl Named {
             keep
         });
         for name in names {
-            if !self.running.contains_key(&name) {
-                let running = tasks.spawn(task(name.clone()));
-                self.running.insert(name, running);
-            }
+            self.running
+                .entry(name)
+                .or_insert_with_key(|name| tasks.spawn(task(name.clone())));
         }
     }
 }

@@ -153,11 +153,11 @@ mod tests {
         hear(&ears, "3");
         assert_eq!(told(&ears), "123");
         assert_eq!(
-            ears.open(&[channel.clone()], None),
+            ears.open(std::slice::from_ref(&channel), None),
             Vec::<Bytes>::new(),
             "known already"
         );
-        assert_eq!(ears.close(&[channel.clone()]), vec![channel]);
+        assert_eq!(ears.close(std::slice::from_ref(&channel)), vec![channel]);
         assert!(!ears.listens());
     }
 

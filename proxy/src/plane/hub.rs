@@ -273,14 +273,14 @@ impl Hub {
 
     fn leave(&mut self, thread: usize, channels: &[Bytes]) {
         for channel in channels {
-            if let Some(threads) = self.channels.get_mut(channel) {
-                if let Some(count) = threads.get_mut(&thread) {
-                    *count = count.saturating_sub(1);
-                    if *count == 0 {
-                        threads.remove(&thread);
-                    }
+            // Without threads it stays until the server has been told: see `write`.
+            if let Some(threads) = self.channels.get_mut(channel)
+                && let Some(count) = threads.get_mut(&thread)
+            {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    threads.remove(&thread);
                 }
-                // Without threads it stays until the server has been told: see `write`.
             }
         }
     }

@@ -18,8 +18,14 @@ pub(super) fn is_small(tag: u8) -> bool {
 }
 
 /// The text of a Query's body, or what the server says where its zero byte is missing or not the last.
-pub(super) fn query_text(body: &[u8]) -> Result<&[u8], ErrorFields> {
-    let wrong = |text: &str| ErrorFields::new(Severity::Error, SqlState::PROTOCOL_VIOLATION, text);
+pub(super) fn query_text(body: &[u8]) -> Result<&[u8], Box<ErrorFields>> {
+    let wrong = |text: &str| {
+        Box::new(ErrorFields::new(
+            Severity::Error,
+            SqlState::PROTOCOL_VIOLATION,
+            text,
+        ))
+    };
     match body.iter().position(|b| *b == 0) {
         Some(end) if end + 1 == body.len() => Ok(&body[..end]),
         Some(_) => Err(wrong("invalid message format")),

@@ -182,7 +182,7 @@ impl Session {
                 self.input.advance(total);
                 let slot = self.card.slot.clone();
                 lease.worker.stream(&slot, |to| {
-                    translate::fail(to, fields);
+                    translate::fail(to, *fields);
                     pgnet::frontend::sync(to.out());
                     to.step(Step::client(Op::Sync));
                 });

@@ -2,6 +2,9 @@
 //! test as judge: what was acknowledged is there once, what certainly failed is not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "failover/sessions.rs"]
+mod sessions;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -21,8 +21,8 @@ if [ "${E2E_RECORD:-}" = 1 ]; then
   E2E_NUMBERS=$(mktemp)
   export E2E_NUMBERS
 fi
-# All of the workspace, as elsewhere: with a part of it cargo would build the same libraries again with fewer features.
-cargo build --workspace --bins --locked "${profile[@]}"
+# All of the workspace and with the tests, as elsewhere: else cargo would build the same libraries again with fewer features.
+cargo build --workspace --bins --tests --features pgstmtpool-tests/kubernetes --locked "${profile[@]}"
 cargo test --workspace --features pgstmtpool-tests/kubernetes --locked --no-fail-fast "${profile[@]}" \
   --test charts --test e2e -- --test-threads=1 "$@"
 

@@ -51,6 +51,9 @@ const PINGS: &[&str] = &[
     "select 1;",
 ];
 
+/// Where SHOW SERVERS says how many requests a worker has had.
+const REQUESTS: usize = 8;
+
 /// The one server connection of this stage would be kept by the first client that pins it.
 fn one_worker(name: &str) -> Stage {
     Stage::start(name, |m| {
@@ -102,4 +105,52 @@ fn pings_are_held_and_not_failed_while_the_pool_is_paused() {
     for client in &mut extended {
         client.collect().unwrap();
     }
+}
+
+#[test]
+fn the_name_of_an_application_stays_on_a_worker_until_another_one_needs_it() {
+    let stage = one_worker("names");
+    let open = |name: &str| {
+        let parameters = [("user", "app"), ("database", "app"), ("application_name", name)];
+        Connection::open_with(&stage.proxy.tcp(), &parameters, None).unwrap()
+    };
+    let transaction = |client: &mut Connection, name: &str| {
+        client.query("begin").unwrap();
+        assert_eq!(client.value("show application_name").unwrap(), name);
+        client.query("commit").unwrap();
+    };
+    // Requests the one worker has had: each clean-up is one.
+    let requests = || -> u64 {
+        let rows = stage.proxy.pseudo("show servers");
+        rows[0][REQUESTS].as_ref().unwrap().parse().unwrap()
+    };
+    let (mut one, mut two) = (open("one"), open("two"));
+    transaction(&mut two, "two");
+    let before = requests();
+    for _ in 0..100 {
+        transaction(&mut two, "two");
+    }
+    let same = requests() - before;
+    for _ in 0..50 {
+        transaction(&mut one, "one");
+        transaction(&mut two, "two");
+    }
+    let changing = requests() - before - same;
+    assert!(
+        (200..210).contains(&same),
+        "{same} requests for 100 transactions of one client"
+    );
+    assert!(
+        (300..310).contains(&changing),
+        "{changing} requests for 100 transactions of two clients"
+    );
+    // What not everybody has is undone before the next one comes.
+    let mut nameless = stage.client();
+    let usual = nameless.value("show work_mem").unwrap();
+    one.query("set work_mem = '7MB'").unwrap();
+    transaction(&mut one, "one");
+    assert_eq!(nameless.value("show work_mem").unwrap(), usual);
+    assert_eq!(two.value("show work_mem").unwrap(), usual);
+    assert_eq!(one.value("show work_mem").unwrap(), "7MB");
+    assert_eq!(two.value("show application_name").unwrap(), "two");
 }

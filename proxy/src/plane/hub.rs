@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::shared::Shares;
-use super::thread::{Command, Hold, Thread};
+use super::thread::{Command, Thread};
 use super::topology::Server;
 
 /// The channel by which a client's move from its own connection to the hub is marked in both streams.
@@ -193,7 +193,7 @@ impl Hub {
                     None => return,
                 }
             }
-            let Some(server) = self.server() else {
+            let Some(server) = self.thread.open_master() else {
                 if !self.pause().await {
                     return;
                 }
@@ -226,14 +226,6 @@ impl Hub {
                 }
             }
         }
-    }
-
-    /// The master, where statements may go to it now.
-    fn server(&self) -> Option<Arc<Server>> {
-        if matches!(self.thread.hold.get(), Hold::All { .. }) {
-            return None;
-        }
-        self.thread.topology().master.clone()
     }
 
     /// Waits a little, and takes what comes. False: the proxy ends.
@@ -368,7 +360,7 @@ impl Hub {
                     },
                 },
                 _ = look.tick() => {
-                    let right = self.server().is_some_and(|now| {
+                    let right = self.thread.open_master().is_some_and(|now| {
                         now.name == server.name && now.target == server.target && now.identity == server.identity
                     });
                     if !right {
@@ -527,12 +519,7 @@ impl Hub {
 
     /// A notification: with the process id its sender's client knows, where that is one of ours.
     fn note(&self, body: &Bytes) {
-        let Some((process_id, rest)) = body.split_at_checked(4) else {
-            return;
-        };
-        let process_id = i32::from_be_bytes([process_id[0], process_id[1], process_id[2], process_id[3]]);
-        let mut parts = rest.split(|b| *b == 0);
-        let (Some(channel), Some(payload)) = (parts.next(), parts.next()) else {
+        let Some((process_id, channel, payload)) = notification(body) else {
             return;
         };
         if channel == CUT.as_bytes() {
@@ -546,7 +533,7 @@ impl Hub {
             return;
         };
         let sender = self.thread.shared.hubs.sender(process_id).unwrap_or(process_id);
-        let mut frame = BytesMut::with_capacity(rest.len() + 16);
+        let mut frame = BytesMut::with_capacity(body.len() + 16);
         backend::notification(&mut frame, sender, channel, payload);
         let frame = frame.freeze();
         let channel = Bytes::copy_from_slice(channel);
@@ -569,5 +556,17 @@ impl Hub {
         for thread in 0..threads {
             self.tell(thread, news());
         }
+    }
+}
+
+/// Sender, channel and payload of a notification's body.
+pub(super) fn notification(body: &[u8]) -> Option<(i32, &[u8], &[u8])> {
+    match backend::decode(backend::tag::NOTIFICATION_RESPONSE, body) {
+        Ok(backend::Message::NotificationResponse {
+            process_id,
+            channel,
+            payload,
+        }) => Some((process_id, channel, payload)),
+        _ => None,
     }
 }

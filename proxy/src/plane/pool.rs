@@ -158,7 +158,7 @@ impl Pool {
 
     /// How long a running request may hold up those behind it.
     pub(super) fn overrun(&self) -> Duration {
-        self.pipeline().max_expected_wait.max(OVERRUN_MIN)
+        overrun(&self.pipeline())
     }
 
     fn pipeline(&self) -> crds::Pipeline {
@@ -177,7 +177,7 @@ impl Pool {
         if !custom.is_empty() && custom.iter().any(|name| settings.get(name).is_none()) {
             return Fit::No;
         }
-        match settings.difference(&worker.base) {
+        match settings.difference(&worker.wears()) {
             Difference::None => Fit::Same,
             Difference::Set(_) => Fit::Prefix,
             Difference::Incompatible => Fit::No,
@@ -188,8 +188,7 @@ impl Pool {
     pub(super) fn served(&self, purpose: Purpose, shape: u64, run: Run) {
         self.counters.service.observe(run.took);
         if purpose == Purpose::Shared {
-            self.estimates
-                .add(shape, run, run.took >= self.long(), turn::began());
+            self.estimates.add(shape, run, turn::began());
         }
     }
 
@@ -206,9 +205,9 @@ impl Pool {
             return None;
         }
         let pipeline = self.pipeline();
-        let short = self.estimates.short(shape, pipeline.max_expected_wait).is_some();
+        let short = self.estimates.is_short(shape, pipeline.max_expected_wait);
         let packed = PACKED_WAIT.min(pipeline.max_expected_wait);
-        let overrun = pipeline.max_expected_wait.max(OVERRUN_MIN);
+        let overrun = overrun(&pipeline);
         let workers = self.workers.borrow();
         let mut now = None;
         let mut to_be_set: Option<&Rc<Worker>> = None;
@@ -266,7 +265,7 @@ impl Pool {
         let best = workers
             .iter()
             .rev()
-            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .filter(|w| w.is_free())
             .map(|w| (w, Self::fit(w, settings), w.sequences_of.get()))
             .filter(|(_, fit, _)| *fit != Fit::No)
             .min_by_key(|(w, fit, sequences)| {
@@ -328,7 +327,7 @@ impl Pool {
             .borrow()
             .iter()
             .rev()
-            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
+            .filter(|w| w.is_free())
             // One that remembers a session's sequences only if there is no other: that session may come back for them.
             .min_by_key(|w| w.sequences_of.get().is_some())
             .cloned()?;
@@ -501,13 +500,7 @@ impl Pool {
         if self.waiting(Instant::now()).0 > 0 {
             return false;
         }
-        let idle = self
-            .workers
-            .borrow()
-            .iter()
-            .rev()
-            .find(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
-            .cloned();
+        let idle = self.workers.borrow().iter().rev().find(|w| w.is_free()).cloned();
         let Some(worker) = idle else { return false };
         let (_, pause) = self.backoff.get();
         self.backoff.set((Some(Instant::now() + STAND_BACK), pause));
@@ -577,22 +570,17 @@ impl Pool {
         }
     }
 
-    /// Closes a worker whose settings suited none of the many requests since the last sweep; another takes its place.
+    /// Workers whose settings suited none of the many requests since the last sweep are closed when they are idle next, some
+    /// at a time; others take their places.
     fn replace_unsuited(&self) {
-        let mut unsuited = None;
-        for worker in self.workers.borrow().iter() {
+        let workers = self.workers.borrow();
+        let mut some = workers.len().div_ceil(4);
+        for worker in workers.iter() {
             let (same, other) = worker.suited.replace((0, 0));
-            if same == 0
-                && other >= UNSUITED_MAX
-                && worker.state.get() == State::Idle
-                && worker.fences.get() == 0
-            {
-                unsuited = Some(worker.clone());
+            if some > 0 && same == 0 && other >= UNSUITED_MAX && !worker.condemned.replace(true) {
+                worker.reserved.set(true);
+                some -= 1;
             }
-        }
-        if let Some(worker) = unsuited {
-            worker.state.set(State::Closed);
-            worker.close("replaced by one with the settings of those who use it");
         }
     }
 
@@ -619,6 +607,10 @@ impl Pool {
             if worker.state.get() != State::Idle {
                 continue;
             }
+            if worker.condemned.get() {
+                self.offer(worker);
+                continue;
+            }
             let retired = worker.retire_at.is_some_and(|at| now >= at);
             // The reserve goes when nobody waits any more.
             let surplus = count > most && self.waiting(now).0 == 0;
@@ -639,4 +631,9 @@ impl Pool {
             }
         }
     }
+}
+
+/// How long a running request may hold up those behind it.
+fn overrun(pipeline: &crds::Pipeline) -> Duration {
+    pipeline.max_expected_wait.max(OVERRUN_MIN)
 }

@@ -1,6 +1,6 @@
 //! The one channel from a worker back to the session it serves: chunks of the reply, then how the request ended.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::{Rc, Weak};
@@ -125,10 +125,7 @@ impl Slot {
         let mut inner = self.inner.borrow_mut();
         let piece = inner.chunks.pop_front()?;
         inner.queued -= piece.len().min(inner.queued);
-        if let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade()) {
-            drop(inner);
-            worker.unblock();
-        }
+        Self::unblock(inner);
         Some(piece)
     }
 
@@ -147,11 +144,8 @@ impl Slot {
             n -= front.len();
             inner.chunks.pop_front();
         }
-        if inner.queued <= low_water
-            && let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade())
-        {
-            drop(inner);
-            worker.unblock();
+        if inner.queued <= low_water {
+            Self::unblock(inner);
         }
     }
 
@@ -173,8 +167,14 @@ impl Slot {
         inner.queued = 0;
         inner.copy_in = None;
         inner.waker = None;
-        if let Some(worker) = inner.blocked.take().and_then(|w| w.upgrade()) {
-            drop(inner);
+        Self::unblock(inner);
+    }
+
+    /// Lets the worker that waits for room here read on.
+    fn unblock(mut inner: RefMut<'_, Inner>) {
+        let blocked = inner.blocked.take().and_then(|worker| worker.upgrade());
+        drop(inner);
+        if let Some(worker) = blocked {
             worker.unblock();
         }
     }

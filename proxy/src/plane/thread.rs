@@ -233,6 +233,12 @@ impl Thread {
         !held && !self.is_paused(database)
     }
 
+    /// The master, unless nothing at all may go to it now.
+    pub(super) fn open_master(&self) -> Option<Arc<Server>> {
+        let open = !matches!(self.hold.get(), Hold::All { .. });
+        self.topology().master.clone().filter(|_| open)
+    }
+
     fn is_paused(&self, database: &str) -> bool {
         let paused = self.paused.borrow();
         !paused.is_empty() && (paused.contains(&None) || paused.iter().flatten().any(|d| d == database))
@@ -257,6 +263,10 @@ impl Thread {
     }
 }
 
+/// A turn of the reactor ends when every task that had something to do was run, so that what they write goes out together;
+/// at the latest after so many.
+const TASKS_PER_TURN: u32 = 4096;
+
 /// Runs a data thread until its commands end.
 pub(super) fn run(
     index: usize,
@@ -268,10 +278,10 @@ pub(super) fn run(
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .event_interval(TASKS_PER_TURN)
         .on_thread_unpark(super::turn::begin)
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
         let thread = Thread::new(index, shared, counters, config);
         for (listener, door) in listeners {
             tokio::task::spawn_local(accept(thread.clone(), listener, door));

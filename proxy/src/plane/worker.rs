@@ -165,6 +165,8 @@ pub(super) struct Worker {
     pub(super) process_id: i32,
     pub(super) cancel_key: Bytes,
     pub(super) base: Rc<Settings>,
+    /// The settings it has now: those it was opened with, some perhaps with the values of the last session that held it.
+    worn: RefCell<Rc<Settings>>,
     /// Of a pool of session mode.
     pub(super) direct: bool,
     /// There: ParameterStatus as of now.
@@ -221,6 +223,7 @@ impl Worker {
             server: pool.server.clone(),
             process_id: established.process_id,
             cancel_key: established.cancel_key,
+            worn: RefCell::new(base.clone()),
             base,
             direct: pool.direct,
             parameters: RefCell::new(if pool.direct {
@@ -314,6 +317,22 @@ impl Worker {
     /// The same, and no cancel under way.
     pub(super) fn is_quiet(&self) -> bool {
         self.owes_nothing() && self.fences.get() == 0
+    }
+
+    /// The settings it has now.
+    pub(super) fn wears(&self) -> Rc<Settings> {
+        self.worn.borrow().clone()
+    }
+
+    /// Settings of its base were given the values of this session. They stay: the next session has the same, or sets them to
+    /// its own, or the worker is cleaned.
+    pub(super) fn wear(&self, settings: &Rc<Settings>) {
+        *self.worn.borrow_mut() = settings.clone();
+    }
+
+    /// Offered, and nobody is on his way to it.
+    pub(super) fn is_free(&self) -> bool {
+        self.state.get() == State::Idle && self.fences.get() == 0 && self.tickets.get() == 0
     }
 
     /// Bytes appended and not yet written.
@@ -566,6 +585,7 @@ impl Worker {
         self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
             c.query_for_nobody(CLEAN.as_bytes())
         });
+        self.wear(&self.base);
     }
 
     /// Session mode: puts the session back to its beginning, by `resetQuery` where there is one.

@@ -28,6 +28,8 @@ pub(in crate::plane) struct Run {
     pub(in crate::plane) took: Duration,
     /// It did not take longer, but perhaps less.
     pub(in crate::plane) at_most: bool,
+    /// It took so long that nobody should have had to wait behind it.
+    pub(in crate::plane) long: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -54,15 +56,14 @@ impl Estimates {
             .map(|s| Duration::from_micros(s.time as u64))
     }
 
-    /// The time of a shape whose runs are reliably shorter than `limit`.
-    pub(super) fn short(&self, shape: u64, limit: Duration) -> Option<Duration> {
-        let shapes = self.shapes.borrow();
-        let known = shapes.get(&shape).filter(|s| s.long < LONG_SHARE_MAX)?;
-        Some(Duration::from_micros(known.time as u64)).filter(|time| *time < limit)
+    /// Whether runs of this shape are reliably shorter than `limit`.
+    pub(super) fn is_short(&self, shape: u64, limit: Duration) -> bool {
+        let known = self.shapes.borrow().get(&shape).copied();
+        known.is_some_and(|s| s.long < LONG_SHARE_MAX && u128::from(s.time as u64) < limit.as_micros())
     }
 
-    /// A run of this shape has ended at `now`. `long`: it took so long that nobody should have had to wait behind it.
-    pub(super) fn add(&self, shape: u64, run: Run, long: bool, now: Instant) {
+    /// A run of this shape has ended at `now`.
+    pub(super) fn add(&self, shape: u64, run: Run, now: Instant) {
         let took = run.took.as_secs_f32() * 1e6;
         let mut shapes = self.shapes.borrow_mut();
         if shapes.len() >= SHAPES_MAX && !shapes.contains_key(&shape) {
@@ -73,7 +74,7 @@ impl Estimates {
             long: 0.0,
             seen: now,
         });
-        known.long += (f32::from(u8::from(long)) - known.long) * LONG_WEIGHT;
+        known.long += (f32::from(u8::from(run.long)) - known.long) * LONG_WEIGHT;
         if run.at_most {
             known.time = known.time.min(took);
             if known.time > DOUBTED {
@@ -111,7 +112,7 @@ mod tests {
         fn run(&mut self, us: u64, at_most: bool, long: bool) {
             self.now += Duration::from_millis(1);
             let took = Duration::from_micros(us);
-            self.estimates.add(1, Run { took, at_most }, long, self.now);
+            self.estimates.add(1, Run { took, at_most, long }, self.now);
         }
 
         fn time(&self) -> Duration {
@@ -169,18 +170,18 @@ mod tests {
         for _ in 0..100 {
             clock.run(50, false, false);
         }
-        assert!(clock.estimates.short(1, limit).is_some());
+        assert!(clock.estimates.is_short(1, limit));
         for _ in 0..5 {
             clock.run(2_000_000, false, true);
             for _ in 0..200 {
                 clock.run(50, false, false);
-                assert_eq!(clock.estimates.short(1, limit), None);
+                assert!(!clock.estimates.is_short(1, limit));
             }
         }
         for _ in 0..1_000 {
             clock.run(50, false, false);
         }
-        assert!(clock.estimates.short(1, limit).is_some());
+        assert!(clock.estimates.is_short(1, limit));
     }
 
     #[test]
@@ -189,9 +190,10 @@ mod tests {
         let run = Run {
             took: Duration::from_micros(10),
             at_most: false,
+            long: false,
         };
         for shape in 0..3 * SHAPES_MAX as u64 {
-            estimates.add(shape, run, false, Instant::now());
+            estimates.add(shape, run, Instant::now());
         }
         assert!(estimates.shapes.borrow().len() <= SHAPES_MAX);
     }

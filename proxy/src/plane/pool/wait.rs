@@ -246,11 +246,7 @@ impl Pool {
 
     /// Workers that could be taken for one session.
     fn idle_workers(&self) -> usize {
-        self.workers
-            .borrow()
-            .iter()
-            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0 && w.tickets.get() == 0)
-            .count()
+        self.workers.borrow().iter().filter(|w| w.is_free()).count()
     }
 
     pub(super) fn at_max(&self) -> bool {

@@ -37,10 +37,7 @@ impl Pool {
         let now = Instant::now();
         let limit = self.overrun();
         let workers = self.workers.borrow();
-        let mut free = workers
-            .iter()
-            .filter(|w| w.state.get() == State::Idle && w.fences.get() == 0)
-            .count();
+        let mut free = workers.iter().filter(|w| w.is_free()).count();
         let (mut queued, mut scarce) = (false, false);
         for worker in workers.iter().filter(|w| w.state.get() == State::Shared) {
             if worker.depth() < 2 {

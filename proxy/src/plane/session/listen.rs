@@ -207,7 +207,7 @@ impl Session {
         let _ = tokio::time::timeout(FENCE_MAX, passed).await;
         let mut before = Vec::new();
         for body in lease.worker.take_heard() {
-            let Some((sender, channel, payload)) = parts(&body) else {
+            let Some((sender, channel, payload)) = hub::notification(&body) else {
                 continue;
             };
             if channel == hub::CUT.as_bytes() {
@@ -303,12 +303,4 @@ fn notifies(class: &Class) -> bool {
 fn value(rows: &[Vec<Option<Bytes>>], row: usize) -> &[u8] {
     let cell = rows.get(row).and_then(|row| row.first());
     cell.and_then(Option::as_deref).unwrap_or_default()
-}
-
-/// Sender, channel and payload of a notification's body.
-fn parts(body: &Bytes) -> Option<(i32, &[u8], &[u8])> {
-    let (sender, rest) = body.split_at_checked(4)?;
-    let mut words = rest.split(|b| *b == 0);
-    let sender = i32::from_be_bytes(sender.try_into().ok()?);
-    Some((sender, words.next()?, words.next()?))
 }

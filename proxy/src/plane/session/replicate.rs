@@ -16,7 +16,7 @@ use super::super::card::{Card, Doing};
 use super::super::client::Client;
 use super::super::error::ServeError;
 use super::super::shared::Shares;
-use super::super::thread::{Hold, Thread};
+use super::super::thread::Thread;
 use super::super::topology::Server;
 
 /// How often it is looked whether the connection still has its place.
@@ -57,9 +57,7 @@ async fn open(thread: &Rc<Thread>, client: &Client<()>, replication: &str) -> Re
     let config = thread.config();
     let effective = config.effective(&client.database, &client.user);
     let fatal = |error: ServeError| error.fields(Severity::Fatal);
-    let held = matches!(thread.hold.get(), Hold::All { .. });
-    let server = thread.topology().master.clone().filter(|_| !held);
-    let Some(server) = server else {
+    let Some(server) = thread.open_master() else {
         return Err(fatal(ServeError::NoServer {
             waited: Duration::ZERO,
         }));
@@ -125,11 +123,10 @@ async fn relay(thread: &Rc<Thread>, card: &Rc<Card>, stream: &mut Stream, mut op
     let ended = async {
         loop {
             tokio::time::sleep(LOOK).await;
-            let master = thread.topology().master.clone();
-            let moved =
-                master.is_none_or(|m| m.name != opened.server.name || m.target != opened.server.target);
-            let held = matches!(thread.hold.get(), Hold::All { .. });
-            if moved || held || card.kill.get().is_some() || thread.shared.draining.load(Relaxed) {
+            let moved = thread
+                .open_master()
+                .is_none_or(|m| m.name != opened.server.name || m.target != opened.server.target);
+            if moved || card.kill.get().is_some() || thread.shared.draining.load(Relaxed) {
                 return;
             }
         }

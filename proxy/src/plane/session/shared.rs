@@ -149,7 +149,8 @@ impl Session {
         total: usize,
         class: &Class,
     ) -> Result<(), Leave> {
-        let difference = self.settings.difference(&worker.base);
+        let worn = worker.wears();
+        let difference = self.settings.difference(&worn);
         if worker.state.get() == State::Shared {
             pool.watch();
         }
@@ -205,7 +206,7 @@ impl Session {
         if matches!(unit, Unit::Query { .. }) {
             self.names.request_ends();
         }
-        if let Difference::Set(set) = self.settings.difference(&worker.base) {
+        if let Difference::Set(set) = &difference {
             worker.note_custom(set.iter().map(|(name, _)| *name));
         }
         Ok(())

@@ -41,9 +41,18 @@ impl Session {
             self.confirmed(lease, "DISCARD SEQUENCES").await?;
         }
         let settings = self.settings.clone();
-        if let Difference::Set(set) = settings.difference(&lease.worker.base.clone()) {
+        let worn = lease.worker.wears();
+        let difference = settings.difference(&worn);
+        lease
+            .pool
+            .note_fit(&lease.worker, difference == Difference::None, &self.startup);
+        if let Difference::Set(set) = difference {
             lease.worker.note_custom(set.iter().map(|(name, _)| *name));
-            lease.dirty = true;
+            // Other values of settings that everybody has here may stay for the next session; whatever else is set is undone.
+            let base = &lease.worker.base;
+            let may_stay =
+                |name: &str| base.get(name).is_some() && !matches!(name, "role" | "session_authorization");
+            lease.dirty |= !set.iter().all(|(name, _)| may_stay(name));
             let calls: Vec<String> = set
                 .iter()
                 .map(|(name, value)| {
@@ -56,6 +65,7 @@ impl Session {
                 .collect();
             self.confirmed(lease, &format!("select {}", calls.join(", ")))
                 .await?;
+            lease.worker.wear(&settings);
         }
         Ok(())
     }
@@ -202,6 +212,7 @@ impl Session {
         if was_reset {
             self.report_reset(lease, &before);
             // The worker went back to its own base, which need not be this session's.
+            lease.worker.wear(&lease.worker.base);
             if !lease.lost && self.dress(lease).await.is_err() {
                 lease.lost = true;
             }

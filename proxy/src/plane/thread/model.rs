@@ -667,10 +667,9 @@ fn a_worker_is_offered_only_when_nothing_is_owed_on_it_in_any_interleaving() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
-            .build()
+            .build_local(tokio::runtime::LocalOptions::default())
             .unwrap();
-        let local = tokio::task::LocalSet::new();
-        for (what, n) in local.block_on(&runtime, walk(seed, 1500)) {
+        for (what, n) in runtime.block_on(walk(seed, 1500)) {
             *sums.entry(what).or_default() += n;
         }
     }

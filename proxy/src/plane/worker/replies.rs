@@ -217,13 +217,22 @@ fn account(worker: &Worker, inner: &mut Inner) {
     if took >= pool.long() {
         // It was the first that took so long; those behind it only waited.
         let (purpose, shape) = *first;
-        pool.served(purpose, shape, Run { took, at_most: false });
+        let run = Run {
+            took,
+            at_most: false,
+            long: true,
+        };
+        pool.served(purpose, shape, run);
         inner.ended.clear();
         return;
     }
-    let took = took / u32::try_from(inner.ended.len()).unwrap_or(u32::MAX);
+    let run = Run {
+        took: took / u32::try_from(inner.ended.len()).unwrap_or(u32::MAX),
+        at_most,
+        long: false,
+    };
     for (purpose, shape) in inner.ended.drain(..) {
-        pool.served(purpose, shape, Run { took, at_most });
+        pool.served(purpose, shape, run);
     }
 }
 

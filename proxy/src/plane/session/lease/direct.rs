@@ -4,10 +4,8 @@
 //! between login and goodbye it is PostgreSQL, with its own process id and cancel key. The texts are looked at only to know
 //! what has to be cleaned before the next client gets the connection.
 
-use bytes::Buf;
 use pgnet::backend;
 use pgnet::fields::Severity;
-use pgnet::frame;
 use pgnet::sqlstate::SqlState;
 
 use super::super::super::card::Doing;
@@ -16,9 +14,8 @@ use super::super::super::pool::Pool;
 use super::super::super::script::{Op, Step};
 use super::super::super::worker::State;
 use super::super::translate;
-use super::super::unit::{self, HOLD_MAX, UnitError};
 use super::super::{Leave, Session, Unserved, asker, io};
-use super::{Lease, Loss, UNWRITTEN_MAX};
+use super::{Lease, Loss};
 use crate::classify::{Class, Kind, Touches};
 
 /// As SHOW PINS names the reason.
@@ -98,7 +95,7 @@ impl Session {
 
     async fn relay(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         loop {
-            self.pass_on(lease)?;
+            self.feed(lease).await?;
             // Nothing is read back: the connection itself remembers.
             lease.changed = super::super::effects::Changed::default();
             if lease.lost && self.card.slot.is_drained() {
@@ -108,67 +105,8 @@ impl Session {
         }
     }
 
-    /// Moves what the client sent to its worker.
-    fn pass_on(&mut self, lease: &mut Lease) -> Result<(), Leave> {
-        loop {
-            self.absorb(lease);
-            lease.throttled = lease.worker.unwritten() > UNWRITTEN_MAX;
-            if lease.lost || lease.throttled {
-                return Ok(());
-            }
-            if lease.drop + lease.raw > 0 {
-                let n = (lease.drop + lease.raw).min(self.input.len());
-                if lease.raw > 0 {
-                    lease.worker.append_raw(&self.input[..n]);
-                    lease.raw -= n;
-                } else {
-                    lease.drop -= n;
-                }
-                self.input.advance(n);
-                if lease.drop + lease.raw > 0 {
-                    return Ok(());
-                }
-                continue;
-            }
-            let Some(header) = frame::peek(&self.input, u32::MAX >> 1).map_err(UnitError::from)? else {
-                return Ok(());
-            };
-            let total = header.total();
-            if unit::is_small(header.tag) && total > unit::SMALL_MAX {
-                return Err(UnitError::Length.into());
-            }
-            let complete = self.input.len() >= total;
-            if !complete && total <= HOLD_MAX {
-                return Ok(());
-            }
-            if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > self.effective.limits.max_query_size
-            {
-                self.too_large(lease, header.tag, total);
-                continue;
-            }
-            match header.tag {
-                b'X' => return Err(Leave::Gone),
-                b'd' | b'c' | b'f' => {
-                    if !self.copy_message(lease, header.tag, total, complete) {
-                        return Ok(());
-                    }
-                }
-                b'S' => self.sync(lease, total),
-                b'H' => {
-                    let slot = self.card.slot.clone();
-                    lease.worker.stream(&slot, |to| pgnet::frontend::flush(to.out()));
-                    self.input.advance(total);
-                }
-                b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' => {
-                    self.forward(lease, header.tag, total, complete)
-                }
-                tag => return Err(UnitError::Tag(tag).into()),
-            }
-        }
-    }
-
     /// One message, or as much of it as is here: the rest follows as it comes.
-    fn forward(&mut self, lease: &mut Lease, tag: u8, total: usize, complete: bool) {
+    pub(super) fn forward(&mut self, lease: &mut Lease, tag: u8, total: usize, complete: bool) {
         self.note(lease, tag, total, complete);
         let n = total.min(self.input.len());
         let message = self.input.split_to(n);

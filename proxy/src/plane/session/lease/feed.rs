@@ -75,6 +75,9 @@ impl Session {
                     lease.worker.stream(&slot, |to| pgnet::frontend::flush(to.out()));
                     self.input.advance(total);
                 }
+                b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' if lease.worker.direct => {
+                    self.forward(lease, header.tag, total, complete);
+                }
                 b'Q' if complete => {
                     if !self.query(lease, total).await? {
                         return Ok(());

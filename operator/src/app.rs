@@ -6,6 +6,7 @@ use crate::kube;
 use crate::pool::{Actor, Options};
 use crate::servers::Commands;
 use clap::{Parser, ValueEnum};
+use cluster::kube::{environment, own_namespace, own_pod};
 use cluster::{FileSource, Request, SourceError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,6 @@ use tracing_subscriber::EnvFilter;
 const INVALID: u8 = 2;
 /// Another operator leads this pool.
 const NOT_ALONE: u8 = 3;
-/// Where a pod reads its own namespace.
-const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// How long another operator is waited for: one that is being replaced needs a moment to go.
 const LEAD_WAIT: Duration = Duration::from_secs(10);
 
@@ -246,10 +245,7 @@ async fn served(listener: Option<TcpListener>, report: Arc<dyn http::Report>) {
 
 /// All pools of a namespace, or of the cluster. The lead that is lost ends the program: another one has it.
 async fn run_in_cluster(cli: Cli) -> ExitCode {
-    let own_namespace = environment("POD_NAMESPACE")
-        .or_else(|| std::fs::read_to_string(NAMESPACE_FILE).ok())
-        .unwrap_or_else(|| "default".to_owned());
-    let pod = environment("POD_NAME").or_else(|| environment("HOSTNAME"));
+    let own_namespace = own_namespace().unwrap_or_else(|| "default".to_owned());
     let options = kube::Options {
         namespace: match cli.all_namespaces {
             true => None,
@@ -257,7 +253,7 @@ async fn run_in_cluster(cli: Cli) -> ExitCode {
         },
         own_namespace,
         // A container that is restarted in its pod is the same one: the Lease is its own still.
-        identity: pod.unwrap_or_else(|| format!("process-{}", std::process::id())),
+        identity: own_pod(),
         image: environment("PGSTMTPOOL_PROXY_IMAGE"),
     };
     info!(version = env!("CARGO_PKG_VERSION"), ?options, "Operator started");
@@ -286,10 +282,6 @@ async fn run_in_cluster(cli: Cli) -> ExitCode {
         Err(error) => error!(%error, "Cannot run"),
     }
     ExitCode::FAILURE
-}
-
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 async fn lead(source: &FileSource) -> Result<cluster::Leadership, ExitCode> {

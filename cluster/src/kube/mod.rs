@@ -7,6 +7,7 @@
 mod client;
 mod leases;
 mod object;
+mod own;
 mod pods;
 mod state;
 mod watch;
@@ -31,6 +32,7 @@ pub use client::{CallError, call, client, text};
 use leases::Leases;
 pub use leases::{Holder, POOL_LABEL, REPLICAS, highest_number};
 pub use object::{config_of, resource, status_of, version_of};
+pub use own::{environment, own_namespace, own_pod};
 pub use pods::{CONTAINER, container_of, foreign_owner, has_guard, host_of, is_stopped, last_words};
 use state::State;
 pub use state::proxy_secrets;

@@ -4,6 +4,7 @@ use super::decide::{Data, Order};
 use super::say;
 use crate::core::slot_name;
 use crate::servers::{Conninfo, conninfo_of, make_standby};
+use cluster::kube::environment;
 use pgnet::client::{Config, Connection, Credential, Target};
 use pgnet::tls::{ClientTls, SslMode};
 use std::fs;
@@ -74,13 +75,9 @@ pub(super) struct Environment {
     first: Option<String>,
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 fn login(prefix: &str) -> Option<(String, String)> {
-    let user = variable(&format!("{prefix}_USER"))?;
-    Some((user, variable(&format!("{prefix}_PASSWORD")).unwrap_or_default()))
+    let user = environment(&format!("{prefix}_USER"))?;
+    Some((user, environment(&format!("{prefix}_PASSWORD")).unwrap_or_default()))
 }
 
 fn files(path: &Path) -> impl FnOnce(io::Error) -> Failure {
@@ -90,7 +87,7 @@ fn files(path: &Path) -> impl FnOnce(io::Error) -> Failure {
 
 impl Environment {
     pub(super) fn read() -> Result<Self, String> {
-        let need = |name: &str| variable(name).ok_or_else(|| format!("{name} is not set"));
+        let need = |name: &str| environment(name).ok_or_else(|| format!("{name} is not set"));
         let replication = login("PGSTMTPOOL_REPLICATION");
         Ok(Self {
             pool: need("PGSTMTPOOL_POOL")?,
@@ -99,7 +96,7 @@ impl Environment {
             data: need("PGDATA")?.into(),
             rewind: login("PGSTMTPOOL_REWIND").or_else(|| replication.clone()),
             replication,
-            first: variable("PGSTMTPOOL_BOOTSTRAP_MASTER"),
+            first: environment("PGSTMTPOOL_BOOTSTRAP_MASTER"),
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::kube::{Holder, KubeSource, Reader, client};
+use cluster::kube::{Holder, KubeSource, Reader, client, environment, own_namespace, own_pod};
 use cluster::{ClusterSource, FileSource, SourceError};
 use crds::PoolConfig;
 use pgnet::auth::scram::Key;
@@ -20,8 +20,6 @@ use crate::peers::Peers;
 const PEER_PORT: u16 = 5434;
 /// After the API did not answer.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Where a pod reads its own namespace.
-const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// See the module.
 pub(super) enum Home {
@@ -48,10 +46,6 @@ pub(super) struct Seat {
     _lock: Option<Number>,
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 impl Home {
     /// Reads what is written for the first time. An API that does not answer is waited for.
     ///
@@ -63,9 +57,7 @@ impl Home {
             let folder = source.proxies_path();
             return Ok(Self::Files(Arc::new(source), folder));
         }
-        let pod = environment("POD_NAME")
-            .or_else(|| environment("HOSTNAME"))
-            .unwrap_or_else(|| format!("process-{}", std::process::id()));
+        let pod = own_pod();
         let holder = Holder {
             pod: pod.clone(),
             uid: environment("POD_UID").unwrap_or_default(),
@@ -163,8 +155,7 @@ async fn cluster_source(cli: &Cli, holder: Holder) -> Result<KubeSource, SourceE
     let namespace = cli
         .namespace
         .clone()
-        .or_else(|| environment("POD_NAMESPACE"))
-        .or_else(|| std::fs::read_to_string(NAMESPACE_FILE).ok())
+        .or_else(own_namespace)
         .unwrap_or_else(|| client.default_namespace().to_owned());
     let pool = cli.pool.as_deref().unwrap_or_default();
     KubeSource::open(client, &namespace, pool, Reader::Proxy(holder)).await

@@ -50,6 +50,7 @@ programs() { # folder, name:tag, out
     strip -o "$root/usr/local/bin/${program##*/}" "$program"
   done
   [ -e "$root/usr/local/bin/pgstmtpool-proxy" ] || { echo "$1 holds no pgstmtpool-proxy: build it first" >&2; exit 1; }
+  if [ -e "$root/usr/local/bin/pgstmtpool" ]; then ln -s pgstmtpool "$root/usr/local/bin/kubectl-pgpool"; fi
   add_libraries "$root"/usr/local/bin/*
   add_users
   if [ -e /etc/ssl/certs/ca-certificates.crt ]; then

@@ -504,6 +504,9 @@ api_action() { # stop | start
     start)
       (enter control bash "$self" _again "$folder" "$nodes" kube-apiserver)
       (enter control bash "$self" _await_api "$folder" "$nodes")
+      # Its cache may not survive that ("cache is corrupted"): then it ends, and elsewhere its kubelet would start it again.
+      (enter control bash -c 'kill -KILL "$0" 2>/dev/null' "$(cat "$folder/run/kube-scheduler.pid")") || true
+      (enter control bash "$self" _again "$folder" "$nodes" kube-scheduler)
       ;;
     *) fail "unknown action $1" ;;
   esac

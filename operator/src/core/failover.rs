@@ -87,7 +87,15 @@ impl Core {
                 .values()
                 .all(|proxy| proxy.facts.acked >= op.epoch);
         if acked || self.in_step(now) >= FENCE_PROXIES {
-            return self.enter(op, Step::FencingMaster);
+            let detached = self
+                .settings
+                .others(&op.from)
+                .map(|server| server.name.clone())
+                .collect();
+            return self.advance(op, |_, op| {
+                op.step = Step::FencingMaster;
+                op.detached = detached;
+            });
         }
         Decision::default()
     }
@@ -110,11 +118,14 @@ impl Core {
             {
                 Some(Fencing::SqlFenced)
             }
+            // It was tried; who says nothing will not be stopped by talking to it.
+            Some(Class::Silent) if seen.settled(self.step_began()) => Some(Fencing::ProxiesOnly),
             _ if self.in_step(now) >= FENCE_MASTER => Some(Fencing::ProxiesOnly),
             _ => None,
         };
         let Some(level) = level else {
-            let mut acts = Vec::new();
+            // Beside it, replicas let go: that is a fence, too, where commits wait for them.
+            let mut acts = self.detach_acts(op, now);
             self.push(
                 &mut acts,
                 Act::Fence {
@@ -124,15 +135,9 @@ impl Core {
             );
             return Decision::acts(acts);
         };
-        let detached = self
-            .settings
-            .others(&op.from)
-            .map(|server| server.name.clone())
-            .collect();
         self.advance(op, |_, op| {
             op.step = Step::Detaching;
             op.fencing = Some(level);
-            op.detached = detached;
         })
         .note(Reason::MasterFenced, format!("{}: {level:?}", op.from))
     }

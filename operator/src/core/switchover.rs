@@ -143,9 +143,10 @@ impl Core {
         Decision::default()
     }
 
-    /// Checkpoints and slots, while everybody still works.
+    /// Checkpoints and slots, while everybody still works; and where the old master will find its own: it looks at that only
+    /// when it comes back as a standby, which `standby.signal` makes it, and that is not there yet.
     pub(super) fn warm(&self, op: &Operation, now: Instant) -> Decision {
-        let Some((_, new)) = self.both(op) else {
+        let Some((old, new)) = self.both(op) else {
             let lost = self.view.server(&op.from).failures.max(self.target_failures(op));
             if lost >= 3 || self.in_step(now) >= WARM {
                 return self.give_up(op, "master or target stopped answering before the pause");
@@ -160,6 +161,14 @@ impl Core {
                     server: server.clone(),
                 });
             }
+        }
+        // Version 12 would have to be restarted for it.
+        let shown = old.version >= 130_000 && !self.points_at(old, &op.from, &target);
+        if shown && self.done_since_entry(&op.from, ActKind::Follow).is_none() {
+            acts.push(Act::Follow {
+                server: op.from.clone(),
+                master: target.clone(),
+            });
         }
         let missing: Vec<String> = self
             .settings

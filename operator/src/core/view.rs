@@ -31,6 +31,8 @@ pub struct Seen {
     pub class: Option<Class>,
     /// Consecutive probes that failed.
     pub failures: u32,
+    /// The end of the last probe that did not fail, while they fail: since when nothing was heard.
+    pub silent_since: Option<Instant>,
     /// Consecutive probes that found the port closed.
     pub refusals: u32,
     /// Since when it says "starting up".
@@ -110,6 +112,7 @@ static UNSEEN: Seen = Seen {
     probed: None,
     class: None,
     failures: 0,
+    silent_since: None,
     refusals: 0,
     starting: None,
     sample: None,
@@ -148,7 +151,7 @@ impl View {
             _ => Vec::new(),
         };
         let seen = self.servers.entry(name.to_owned()).or_default();
-        seen.probed = Some(now);
+        let before = seen.probed.replace(now).unwrap_or(now);
         let (class, failed) = match &probe {
             Probe::Up(_) => (Class::Up, false),
             Probe::Odd(_) => (Class::Odd, false),
@@ -158,6 +161,7 @@ impl View {
             Probe::WriteHung => (Class::WriteHung, true),
         };
         seen.class = Some(class);
+        seen.silent_since = failed.then(|| seen.silent_since.unwrap_or(before));
         seen.failures = if failed {
             seen.failures.saturating_add(1)
         } else {

@@ -184,6 +184,25 @@ fn a_planned_switchover_moves_the_master_and_loses_nothing() {
 }
 
 #[test]
+fn what_a_switchover_can_do_before_the_pause_is_done_before_it() {
+    let mut world = settled(Durability::Required);
+    world.settings.switchover = Some(SwitchoverRequest {
+        to: "c".into(),
+        id: "r1".into(),
+        force: false,
+    });
+    world.until(200, "paused", |world| world.store.mode == Mode::Paused);
+    let a = &world.servers["a"];
+    assert_eq!(a.upstream.as_deref(), Some("c"), "{:?}", world.trace);
+    assert!(
+        !a.signal,
+        "if it died now, it would have to come back as what it is"
+    );
+    world.until(200, "switched", |world| last_outcome(world).is_some());
+    assert_eq!(last_outcome(&world), Some(Outcome::Completed));
+}
+
+#[test]
 fn a_switchover_that_cannot_work_is_refused_once() {
     let mut world = settled(Durability::Async);
     world.run(40);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// What the tasks tell the actor.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ async fn probe(
     mut period: watch::Receiver<Duration>,
 ) {
     loop {
+        let begun = Instant::now();
         let mut seen = prober.probe().await;
         let stopped = || pods.as_ref().is_some_and(|pods| pods.is_stopped(&server));
         if seen.probe == Probe::Silent && stopped() {
@@ -149,7 +150,7 @@ async fn probe(
         {
             return;
         }
-        let pause = *period.borrow_and_update();
+        let pause = period.borrow_and_update().saturating_sub(begun.elapsed());
         let wait = async {
             tokio::select! {
                 () = poke.notified() => {}

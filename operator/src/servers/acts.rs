@@ -227,10 +227,15 @@ impl Executor {
         master: &str,
     ) -> Result<(), ActError> {
         let own = current_conninfo(sql).await?;
-        let conninfo = self.conninfo(server, master, own)?;
-        // A master does not look at these two before it restarts; the reload lets us see that they are set.
-        set_without_reload(sql, "primary_slot_name", Some(&slot_name(&server.name))).await?;
-        set(sql, "primary_conninfo", Some(&conninfo)).await?;
+        let conninfo = self.conninfo(server, master, own.clone())?;
+        // A master does not look at these two before it restarts; the reload lets us see that they are set. Where they are set
+        // already nothing is written: clients wait meanwhile.
+        let slot = slot_name(&server.name);
+        let now = sql.query_one("show primary_slot_name").await?;
+        if now.get(0, 0) != Some(&slot) || own.is_none_or(|own| own.to_string() != conninfo) {
+            set_without_reload(sql, "primary_slot_name", Some(&slot)).await?;
+            set(sql, "primary_conninfo", Some(&conninfo)).await?;
+        }
         // A fence stays up until the restart.
         set_without_reload(sql, "default_transaction_read_only", None).await?;
         let direct = "do $$ begin execute pg_catalog.format('copy (select where false) to %L', \

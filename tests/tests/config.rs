@@ -246,6 +246,27 @@ fn sigterm_lets_running_work_end_closes_the_idle_and_exits_with_0() {
 }
 
 #[test]
+fn a_client_that_goes_on_working_is_served_for_half_of_the_drain_time() {
+    let mut stage = Stage::start("config-busy", |m| m.set("timeouts.drain", "6s"));
+    let (mut busy, mut idle) = (stage.client(), stage.client());
+    idle.query("select 1").unwrap();
+    stage.proxy.process.signal("TERM");
+    let started = Instant::now();
+    let error = loop {
+        match busy.query("select 1") {
+            Ok(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) => break error,
+        }
+        assert!(started.elapsed() < 6 * SECOND, "it is never told");
+    };
+    let taken = started.elapsed();
+    assert!(error.to_string().contains("57P01"), "{error}");
+    assert!(taken >= Duration::from_millis(2500), "told after {taken:?}");
+    assert_eq!(idle.read_to_close().unwrap().0.unwrap().code(), "57P01");
+    assert!(stage.proxy.process.wait(10 * SECOND).success());
+}
+
+#[test]
 fn a_drain_ends_at_its_deadline_and_sigquit_ends_at_once() {
     let mut stage = Stage::start("config-deadline", |m| m.set("timeouts.drain", "1s"));
     let mut stuck = stage.client();

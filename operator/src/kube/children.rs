@@ -260,7 +260,8 @@ impl Build<'_> {
             "selector": { "matchLabels": self.selector() },
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 },
+                // Half of them at once: a client that is sent away by one that goes should not often meet another that goes.
+                "rollingUpdate": { "maxUnavailable": 0, "maxSurge": "50%" },
             },
             "template": merged(template, &config.proxy.pod_template),
         });

@@ -190,6 +190,11 @@ impl Card {
         self.doing.get() == Doing::Pinned
     }
 
+    /// Nothing of it runs, and it is in no transaction.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.doing.get(), Doing::Idle | Doing::Pinned)
+    }
+
     /// It has a worker for itself.
     pub(super) fn holds(&self) -> bool {
         matches!(

@@ -1,5 +1,6 @@
 //! What happens to pools and clients when the master moves, a database is paused, or the proxy goes away.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,10 @@ use super::super::pool::Pool;
 use super::super::topology::{Mode, Server, Topology};
 use super::super::worker::State;
 use super::{Command, FENCE_WAIT, Hold, PoolKey, Thread};
+
+/// A client that asks for nothing for so long leaves a draining proxy at once. Pools of connections test what they have not
+/// used for about so long before they give it out: they find it closed, and nobody hears of it.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Makes a topology true on this thread; see [`super::Plane::apply`].
 pub(super) async fn apply(thread: Rc<Thread>, topology: Arc<Topology>, done: oneshot::Sender<bool>) {
@@ -70,19 +75,33 @@ pub(super) async fn paused(thread: Rc<Thread>, database: Option<String>, done: o
     let _ = done.send(());
 }
 
-/// Sends clients away: idle ones at once, others when their request or transaction has ended, the rest at the deadline.
+/// Sends clients away: first those that are [`QUIET`], after half of the time all whose request or transaction has ended, the
+/// rest at the deadline.
 pub(super) async fn drain(thread: Rc<Thread>, deadline: Duration, done: oneshot::Sender<()>) {
     thread.changed.notify_waiters();
-    let until = Instant::now() + deadline;
+    let begun = Instant::now();
+    let until = begun + deadline;
+    // How many requests each had made, and since when it has made no further one.
+    let mut resting: HashMap<u64, (u64, Instant)> = HashMap::new();
     info!(
         thread = thread.index,
         clients = thread.cards.borrow().len(),
         "Draining"
     );
     loop {
-        let late = Instant::now() >= until;
+        let now = Instant::now();
+        let late = now >= until;
         for card in thread.cards.borrow().values() {
-            card.kill(if late { Kill::Now } else { Kill::WhenIdle });
+            let requests = card.requests.get();
+            let rest = resting.entry(card.serial).or_insert((requests, card.since.get()));
+            if !card.rests() || rest.0 != requests {
+                *rest = (requests, now);
+            }
+            if late {
+                card.kill(Kill::Now);
+            } else if now >= begun + deadline / 2 || now.saturating_duration_since(rest.1) >= QUIET {
+                card.kill(Kill::WhenIdle);
+            }
         }
         if thread.cards.borrow().is_empty() || Instant::now() >= until + Duration::from_secs(1) {
             break;

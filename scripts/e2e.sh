@@ -21,10 +21,18 @@ if [ "${E2E_RECORD:-}" = 1 ]; then
   E2E_NUMBERS=$(mktemp)
   export E2E_NUMBERS
 fi
-# All of the workspace and with the tests, as elsewhere: else cargo would build the same libraries again with fewer features.
-cargo build --workspace --bins --tests --features pgstmtpool-tests/kubernetes --locked "${profile[@]}"
-cargo test --workspace --features pgstmtpool-tests/kubernetes --locked --no-fail-fast "${profile[@]}" \
-  --test charts --test e2e -- --test-threads=1 "$@"
+# All of the workspace, and programs together with tests: otherwise cargo would build the same libraries again with other
+# features. `cargo test` with these two alone would do so, too, therefore they are run as they were built.
+built=$(cargo build --workspace --bins --test charts --test e2e --features pgstmtpool-tests/kubernetes --locked "${profile[@]}" \
+  --message-format=json-render-diagnostics)
+code=0
+for suite in charts.rs e2e/main.rs; do
+  program=$(sed -n "s|.*/tests/tests/$suite\".*\"executable\":\"\([^\"]*\)\".*|\1|p" <<<"$built" | tail -n 1)
+  [ -x "$program" ] || { echo "cargo did not say where it put tests/$suite" >&2; exit 1; }
+  echo "     Running tests/$suite ($program)"
+  (cd tests && CARGO_MANIFEST_DIR=$PWD "$program" --test-threads=1 "$@") || code=1
+done
+[ "$code" = 0 ] || exit 1
 
 if [ "${E2E_RECORD:-}" = 1 ]; then
   build=debug

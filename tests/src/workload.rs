@@ -65,6 +65,8 @@ pub struct Manner {
     pub pause: Duration,
     /// How long one waits for an answer before it connects anew.
     pub patience: Option<Duration>,
+    /// Each looks at its connection before it uses it, as pools do, and opens another where that one was closed.
+    pub looks: bool,
 }
 
 /// A running workload.
@@ -120,6 +122,7 @@ impl SetTest {
             password: None,
             pause: Duration::ZERO,
             patience: None,
+            looks: false,
         };
         Self::start_as(addresses, &manner, 0, clients)
     }
@@ -231,6 +234,10 @@ impl Client {
         let mut connection: Option<Connection> = None;
         let mut number = i64::try_from(self.client).expect("few clients") * 1_000_000_000;
         while !stop.load(Ordering::Relaxed) {
+            if self.manner.looks && connection.as_mut().is_some_and(|open| !open.is_quiet()) {
+                self.tally.reconnects.fetch_add(1, Ordering::Relaxed);
+                connection = None;
+            }
             let Some(open) = connection.as_mut() else {
                 connection = self.connect();
                 continue;
@@ -274,13 +281,16 @@ impl Client {
             ("user", self.manner.user.as_str()),
             ("database", self.manner.database.as_str()),
         ];
-        match Connection::open_with(&self.address, &parameters, self.manner.password.as_deref()) {
-            Ok(mut connection) => {
-                if let Some(patience) = self.manner.patience {
-                    connection.set_timeout(patience);
-                }
-                Some(connection)
+        let open = || -> Result<Connection, WireError> {
+            let mut connection = Connection::dial(&self.address)?;
+            if let Some(patience) = self.manner.patience {
+                connection.set_timeout(patience);
             }
+            connection.start(&parameters, self.manner.password.as_deref())?;
+            Ok(connection)
+        };
+        match open() {
+            Ok(connection) => Some(connection),
             Err(error) => {
                 self.failed(&error);
                 std::thread::sleep(Duration::from_millis(20));

@@ -70,6 +70,9 @@ struct Run {
     /// Milliseconds one waits for an answer before it connects anew.
     #[arg(long, default_value_t = 60_000)]
     patience: u64,
+    /// Each looks at its connection before it uses it, as pools of connections do.
+    #[arg(long)]
+    looks: bool,
     /// Seconds after which it stops by itself.
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
@@ -107,6 +110,7 @@ impl Run {
             password: std::env::var("PGPASSWORD").ok(),
             pause: Duration::from_millis(self.pause),
             patience: Some(Duration::from_millis(self.patience)),
+            looks: self.looks,
         };
         let judge = address(self.judge.as_deref().unwrap_or(&self.to));
         if self.first_client == 0 {

@@ -1,9 +1,12 @@
 //! The cluster: one that `KUBECONFIG` names, else the local one of `tests/kubernetes`.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,7 +14,7 @@ use serde_json::Value;
 use crate::programs::program;
 use crate::tools::{Output, run_to_end};
 use crate::wait::wait_for;
-use crate::world::{Process, World, postgres_binary};
+use crate::world::{Process, World, free_port, postgres_binary};
 
 /// How long one call of kubectl or helm may take, waiting included.
 const CALL: Duration = Duration::from_secs(240);
@@ -23,6 +26,11 @@ pub struct Kube {
     programs: PathBuf,
     kubeconfig: PathBuf,
     local: Option<Process>,
+    /// `kubectl proxy`: what is asked again and again is asked through it, not by a process each time.
+    door: u16,
+    _proxy: Process,
+    /// What takes back the faults that are there now: machine, action.
+    faults: Mutex<BTreeSet<(String, &'static str)>>,
 }
 
 fn script(name: &str) -> PathBuf {
@@ -60,13 +68,7 @@ impl Kube {
                     run_to_end(Command::new("sh").args(["-c", &command]), CALL).expect_ok(&command);
                 }
             }
-            let kubeconfig = PathBuf::from(kubeconfig);
-            return Self {
-                world: Arc::clone(world),
-                programs,
-                kubeconfig,
-                local: None,
-            };
+            return Self::at(world, programs, PathBuf::from(kubeconfig), None);
         }
         let check = run_to_end(Command::new(script("cluster.sh")).arg("check"), CALL);
         assert!(
@@ -96,12 +98,43 @@ impl Kube {
             let ready = folder.join("ready").exists();
             ready.then_some(()).ok_or_else(|| process.log_tail(5))
         });
-        Self {
+        Self::at(world, programs, folder.join("kubeconfig"), Some(process))
+    }
+
+    fn at(world: &Arc<World>, programs: PathBuf, kubeconfig: PathBuf, local: Option<Process>) -> Self {
+        let door = free_port();
+        let mut command = Command::new(programs.join("kubectl"));
+        command
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["proxy", "--port", &door.to_string()]);
+        let kube = Self {
             world: Arc::clone(world),
             programs,
-            kubeconfig: folder.join("kubeconfig"),
-            local: Some(process),
-        }
+            kubeconfig,
+            local,
+            door,
+            _proxy: world.spawn("kubectl-proxy", &mut command),
+            faults: Mutex::default(),
+        };
+        wait_for("kubectl proxy", Duration::from_secs(60), || {
+            kube.ask("/version").map(drop).ok_or("no answer yet".to_owned())
+        });
+        kube
+    }
+
+    /// What the API answers to a GET, if that is 200.
+    fn ask(&self, path: &str) -> Option<Value> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.door)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let good = head.split(' ').nth(1) == Some("200");
+        serde_json::from_str(body).ok().filter(|_| good)
     }
 
     /// The temporary folder.
@@ -165,6 +198,21 @@ impl Kube {
 
     /// `kubectl get ... -o json`; `Null` where there is no such object.
     pub fn get(&self, namespace: &str, what: &[&str]) -> Value {
+        let (pods, pools) = ("api/v1", "apis/pgstmtpool.io/v1alpha1");
+        let path = match what {
+            ["pod", name] => Some(format!("/{pods}/namespaces/{namespace}/pods/{name}")),
+            ["pods", "-l", labels] => {
+                let labels = labels.replace('=', "%3D").replace(',', "%2C").replace('/', "%2F");
+                Some(format!(
+                    "/{pods}/namespaces/{namespace}/pods?labelSelector={labels}"
+                ))
+            }
+            ["pgpool", name] => Some(format!("/{pools}/namespaces/{namespace}/pgpools/{name}")),
+            _ => None,
+        };
+        if let Some(path) = path {
+            return self.ask(&path).unwrap_or(Value::Null);
+        }
         let mut args = vec!["-n", namespace, "get", "-o", "json", "--ignore-not-found"];
         args.extend(what);
         let answer = self.try_kubectl(&args);
@@ -182,14 +230,39 @@ impl Kube {
         self.local.is_some()
     }
 
-    /// Does something to a machine: `cut`, `join`, `freeze`, `thaw`, `off`.
+    /// Does something to a machine: `cut`, `join`, `freeze`, `thaw`.
     pub fn node(&self, node: &str, action: &str) {
-        self.fault(&["node", node, action]);
+        let undo: &[&'static str] = match action {
+            "cut" => &["join"],
+            "freeze" => &["thaw"],
+            _ => &[],
+        };
+        self.fault(node, action, undo);
+        self.cluster_script(&["node", node, action])
+            .expect_ok(&format!("{action} {node}"));
     }
 
     /// Takes the API server away (`stop`) or brings it back (`start`).
     pub fn api(&self, action: &str) {
-        self.fault(&["api", action]);
+        self.fault("api", action, if action == "stop" { &["start"] } else { &[] });
+        self.cluster_script(&["api", action]).expect_ok(action);
+    }
+
+    fn fault(&self, machine: &str, action: &str, undo: &[&'static str]) {
+        let mut faults = self.faults.lock().expect("faults");
+        faults.retain(|(at, with)| at != machine || *with != action);
+        faults.extend(undo.iter().map(|undo| (machine.to_owned(), *undo)));
+    }
+
+    /// Takes back the faults that a scenario which failed has left.
+    pub fn mend(&self) {
+        let faults = self.faults.lock().expect("faults").clone();
+        for (machine, undo) in faults {
+            match machine.as_str() {
+                "api" => self.api(undo),
+                node => self.node(node, undo),
+            }
+        }
     }
 
     /// Runs a command in the network of a machine (`n1`, ... or `control`).
@@ -197,10 +270,6 @@ impl Kube {
         let mut args = vec!["enter", node];
         args.extend(command);
         self.cluster_script(&args)
-    }
-
-    fn fault(&self, args: &[&str]) {
-        self.cluster_script(args).expect_ok(&args.join(" "));
     }
 
     fn cluster_script(&self, args: &[&str]) -> Output {

@@ -8,6 +8,9 @@ use super::cluster::Kube;
 use super::stage::{APP_SECRET, NAMESPACE, POOL, RESTRICTED};
 use crate::wait::wait_for;
 
+/// How far apart looks at a workload are.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What a workload shall be like.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -65,7 +68,7 @@ kind: Pod
 metadata: {{name: {name}, labels: {{app: load}}}}
 spec:
   restartPolicy: Never
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   automountServiceAccountToken: false
 {place}  securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
@@ -97,10 +100,10 @@ spec:
             let done = status["done"].as_u64().ok_or_else(|| self.log())?;
             let goal = *goal.get_or_insert(done + more);
             if done >= goal {
-                Ok(())
-            } else {
-                Err(status.to_string())
+                return Ok(());
             }
+            std::thread::sleep(LOOK); // each look is a process here and one in the pod
+            Err(status.to_string())
         });
     }
 
@@ -142,15 +145,8 @@ impl Drop for Load<'_> {
         if std::thread::panicking() {
             eprintln!("--- {}: {}\n{}", self.name, self.status(), self.log());
         }
-        let args = [
-            "-n",
-            NAMESPACE,
-            "delete",
-            "pod",
-            &self.name,
-            "--grace-period=0",
-            "--force",
-        ];
+        // Not by force: it is gone when its kubelet says so. One whose machine is cut off is left to the next scenario.
+        let args = ["-n", NAMESPACE, "delete", "pod", &self.name, "--timeout=20s"];
         self.kube.try_kubectl(&args);
     }
 }

@@ -8,4 +8,4 @@ mod stage;
 pub use cluster::{Kube, helm_program};
 pub use failed::Evidence;
 pub use load::{Load, LoadOptions};
-pub use stage::{KubeStage, NAMESPACE, POOL};
+pub use stage::{KubeStage, NAMESPACE, PASSWORD, POOL};

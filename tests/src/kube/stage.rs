@@ -62,6 +62,10 @@ spec:
   proxy: {replicas: 2, threads: 1, resources: {requests: {cpu: 20m, memory: 32Mi}}}
 ";
 
+/// The superuser's password, as it is in the values, and as the API shows it.
+pub const PASSWORD: &str = "admin-secret";
+const BASE64_PASSWORD: &str = "YWRtaW4tc2VjcmV0";
+
 /// What scenarios change, as it is in the manifest.
 const RESTORED: &str = r#"{"spec": {"adminSecretRef": {"name": "pg", "usernameKey": "username", "passwordKey": "password"},
     "switchover": null, "proxy": {"replicas": 2, "image": ""}}}"#;
@@ -92,6 +96,7 @@ impl KubeStage {
     pub fn bare(scenario: &str) -> Self {
         let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let kube = KUBE.get_or_init(|| Kube::start(&Arc::new(World::new("e2e"))));
+        kube.mend();
         Self {
             _turn: guard,
             _evidence: Evidence::new(kube, scenario),
@@ -100,19 +105,23 @@ impl KubeStage {
     }
 
     fn install(&self) {
-        if !self.kube.get(NAMESPACE, &["pgpool", POOL]).is_null() {
-            self.restore();
-            return;
-        }
         let kube = self.kube;
         let started = Instant::now();
         if kube.get("default", &["namespace", NAMESPACE]).is_null() {
             kube.kubectl(&["create", "namespace", NAMESPACE]);
             let label = "pod-security.kubernetes.io/enforce=restricted";
             kube.kubectl(&["label", "namespace", NAMESPACE, label]);
+            self.helm_install("pg", "postgres", POSTGRES_VALUES);
         }
-        self.helm_install("pg", "postgres", POSTGRES_VALUES);
-        self.helm_install("pgstmtpool", "pgstmtpool", OPERATOR_VALUES);
+        if kube
+            .get(NAMESPACE, &["deployment", "pgstmtpool-operator"])
+            .is_null()
+        {
+            self.helm_install("pgstmtpool", "pgstmtpool", OPERATOR_VALUES);
+        }
+        if !kube.get(NAMESPACE, &["pgpool", POOL]).is_null() {
+            return self.restore();
+        }
         let rollout = [
             "-n",
             NAMESPACE,
@@ -150,7 +159,36 @@ impl KubeStage {
                 self.kube.kubectl(&["uncordon", name]);
             }
         }
+        let loads = [
+            "-n",
+            NAMESPACE,
+            "delete",
+            "pods",
+            "-l",
+            "app=load",
+            "--timeout=60s",
+        ];
+        self.kube.kubectl(&loads);
+        let others = "delete pgpool managed --ignore-not-found --timeout=60s";
+        let labels = "label pods pg-0 pg-1 pg-2 cnpg.io/cluster- application-";
+        for args in [others, labels] {
+            let args: Vec<&str> = ["-n", NAMESPACE].into_iter().chain(args.split(' ')).collect();
+            self.kube.try_kubectl(&args); // a pod may be on its way
+        }
+        let password = serde_json::json!(BASE64_PASSWORD);
+        if self.kube.get(NAMESPACE, &["secret", "pg"])["data"]["password"] != password {
+            self.set_password(PASSWORD);
+        }
         self.patch(RESTORED);
+    }
+
+    /// Gives the superuser another password, in PostgreSQL and in the Secret.
+    pub fn set_password(&self, password: &str) {
+        let sql = format!("alter role postgres password '{password}'");
+        self.sql_in(&self.master(), &sql);
+        let patch = format!(r#"{{"stringData": {{"password": "{password}"}}}}"#);
+        self.kube
+            .kubectl(&["-n", NAMESPACE, "patch", "secret", "pg", "-p", &patch]);
     }
 
     /// Changes the pool: a merge patch.

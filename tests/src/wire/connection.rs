@@ -174,6 +174,18 @@ pub struct Connection {
     pub status: u8,
 }
 
+/// Reads what is there already.
+fn look<S: Read>(
+    socket: &mut S,
+    mode: impl Fn(&S, bool) -> io::Result<()>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    mode(socket, true)?;
+    let looked = socket.read(buffer);
+    mode(socket, false)?;
+    looked
+}
+
 /// Connects within some seconds: a machine that is cut off answers nothing at all.
 fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::other(format!("{host} has no address"));
@@ -234,9 +246,17 @@ impl Connection {
         secret: Option<&str>,
     ) -> Result<Self, WireError> {
         let mut connection = Self::dial(address)?;
-        connection.send(&encode::startup(0x0003_0000, parameters))?;
-        connection.login(secret)?;
+        connection.start(parameters, secret)?;
         Ok(connection)
+    }
+
+    /// The startup and login of a connection that was only dialled.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn start(&mut self, parameters: &[(&str, &str)], secret: Option<&str>) -> Result<(), WireError> {
+        self.send(&encode::startup(0x0003_0000, parameters))?;
+        self.login(secret)
     }
 
     /// Reads the server's part of the login up to the first ReadyForQuery.
@@ -404,6 +424,20 @@ impl Connection {
             .iter()
             .find(|(n, _)| n == name)
             .map(|(_, v)| v.as_str())
+    }
+
+    /// Whether the connection is as it should be between two requests: open, and nothing has been said unasked. Pools of
+    /// connections look so at one before they give it out.
+    pub fn is_quiet(&mut self) -> bool {
+        if self.start < self.buffer.len() {
+            return false;
+        }
+        let mut byte = [0];
+        let looked = match &mut self.socket {
+            Socket::Tcp(s) => look(s, TcpStream::set_nonblocking, &mut byte),
+            Socket::Unix(s) => look(s, UnixStream::set_nonblocking, &mut byte),
+        };
+        matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Runs SQL by the simple protocol; the rows of the last statement that gave any.

@@ -1,11 +1,11 @@
-//! What happens on every day: psql, kubectl, scaling.
+//! What happens on every day: psql, kubectl, scaling, a switchover, a new password.
 
 use std::time::Duration;
 
-use pgstmtpool_tests::kube::{KubeStage, Load, LoadOptions, NAMESPACE, POOL};
+use pgstmtpool_tests::kube::{KubeStage, Load, LoadOptions, NAMESPACE, PASSWORD, POOL};
 use pgstmtpool_tests::wait_for;
 
-use crate::assert_clean;
+use crate::{assert_clean, figure};
 
 #[test]
 fn psql_through_the_service_by_its_name_reaches_the_master() {
@@ -43,6 +43,23 @@ fn kubectl_get_pgpools_prints_who_is_master_and_how_it_is() {
     assert_eq!(row[0], POOL);
     assert_eq!(row[1], stage.master());
     assert_eq!(row[3..7], ["True", "Healthy", "2/2", "2/2"]);
+    for (what, label) in [
+        ("operator", "app.kubernetes.io/name=pgstmtpool-operator"),
+        ("proxy", "app.kubernetes.io/name=pgstmtpool-proxy"),
+    ] {
+        let most = wait_for("the kubelets' figures", Duration::from_secs(60), || {
+            let pods = stage.pods(label);
+            let figures: Option<Vec<f64>> = pods.iter().map(|pod| stage.memory_of(pod)).collect();
+            figures
+                .map(|all| all.into_iter().fold(0.0, f64::max))
+                .ok_or_else(|| format!("{pods:?}"))
+        });
+        stage.number(
+            &format!("memory of the {what}, idle (anonymous pages)"),
+            most,
+            "MiB",
+        );
+    }
     let manual = stage
         .kube
         .kubectl(&["explain", "pgpool.spec.ha.failureThreshold"]);
@@ -75,6 +92,61 @@ fn kubectl_scale_gives_more_proxies_and_takes_them_away() {
             enough.then_some(()).ok_or_else(|| format!("{pods:?}"))
         });
         load.wait_progress(200);
+    }
+    assert_clean(&load.finish());
+}
+
+#[test]
+fn a_planned_switchover_under_load_fails_no_statement() {
+    let stage = KubeStage::set("switchover");
+    let load = Load::start(stage.kube, "switchover", &LoadOptions::default());
+    let (old, new) = (stage.master(), stage.replica());
+    let request = format!("e2e-{}", std::process::id());
+    let patch = format!(r#"{{"spec": {{"switchover": {{"to": "{new}", "requestId": "{request}"}}}}}}"#);
+    stage.patch(&patch);
+    assert_eq!(stage.wait_master_not(&old, Duration::from_secs(60)), new);
+    load.wait_progress(200);
+    stage.wait_healthy();
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    assert_eq!(verdict["errors"], 0, "{verdict}");
+    assert_eq!(
+        stage.pool()["status"]["lastSwitchoverRequest"],
+        request.as_str(),
+        "the request is answered"
+    );
+    stage.number(
+        "planned switchover: statements failed",
+        figure(&verdict, "errors"),
+        "",
+    );
+    stage.number(
+        "planned switchover: longest statement",
+        figure(&verdict, "longestMs") / 1000.0,
+        "s",
+    );
+    let patch = r#"{"spec": {"switchover": null}}"#;
+    stage.patch(patch);
+}
+
+#[test]
+fn a_new_password_in_a_secret_is_followed() {
+    let stage = KubeStage::set("rotation");
+    let load = Load::start(stage.kube, "rotation", &LoadOptions::default());
+    let master = stage.master();
+    for password in ["rotated-secret", PASSWORD] {
+        stage.set_password(password);
+        // A new connection of the operator and of the proxies' look-ups: theirs of before end.
+        stage.sql_in(
+            &master,
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postgres' and pid <> pg_backend_pid() and backend_type = 'client backend'",
+        );
+        load.wait_progress(200);
+        stage.wait_healthy();
+        let client = stage.replica();
+        let answer = stage.psql_from(&client, POOL, "select 1").expect_ok("psql");
+        assert_eq!(answer.out.trim(), "1");
+        assert_eq!(stage.master(), master, "nobody was promoted for a password");
     }
     assert_clean(&load.finish());
 }

@@ -2,9 +2,11 @@
 //! everything healthy. `KUBECONFIG` names a cluster of your own; the scenarios with faults of nodes need the local one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod conditions;
 mod daily;
 mod failures;
 mod manifests;
+mod others;
 mod plain;
 mod releases;
 mod sidecar;

@@ -5,12 +5,29 @@ use std::time::Duration;
 use pgstmtpool_tests::kube::{Kube, KubeStage, Load, LoadOptions, NAMESPACE, POOL};
 use pgstmtpool_tests::wait_for;
 
-use crate::assert_clean;
+use crate::{assert_clean, figure};
+
+/// Installs the operator's chart once more, with values beside its own.
+fn upgrade(stage: &KubeStage, set: &str) {
+    let values = stage.values("pgstmtpool", stage.operator_values());
+    let chart = Kube::chart("pgstmtpool");
+    let release = ["upgrade", "pgstmtpool", &chart, "-n", NAMESPACE];
+    let with = ["-f", &values, "--set", set, "--wait"];
+    stage.kube.helm(&[release.as_slice(), &with].concat());
+}
 
 #[test]
 fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
     let stage = KubeStage::set("rolling-update");
     let load = Load::start(stage.kube, "rolling-update", &LoadOptions::default());
+    // Clients as in a pool of connections: seldom busy, and they look at a connection before they use it.
+    let pooled = LoadOptions {
+        args: ["--looks", "--pause", "1500", "--first-client", "100"]
+            .map(str::to_owned)
+            .into(),
+        ..LoadOptions::default()
+    };
+    let pooled = Load::start_nowait(stage.kube, "rolling-update-pooled", &pooled);
     let label = format!("pgstmtpool.io/pool={POOL}");
     let before = stage.pods(&label);
     for image in ["localhost/pgstmtpool:next", "localhost/pgstmtpool:e2e"] {
@@ -30,37 +47,34 @@ fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
     stage.wait_healthy();
     let verdict = load.finish();
     assert_clean(&verdict);
+    let pooled = pooled.finish();
+    assert_clean(&pooled);
+    assert_eq!(pooled["errors"], 0, "what a pool of connections hears: {pooled}");
     assert!(
         stage.pods(&label).iter().all(|pod| !before.contains(pod)),
         "all proxies are new"
     );
-    // A client whose proxy goes is told so (57P01) between two statements and connects again; nothing in flight is cut.
+    // A busy client whose proxy goes is told so (57P01) between two statements and connects again; nothing in flight is cut.
     for (code, count) in verdict["codes"].as_object().unwrap() {
         assert!(
             code.starts_with("57P01"),
             "{count} times {code}, in a rolling update"
         );
     }
+    // Eight clients, two updates, two proxies each: at most once for each proxy that goes.
+    assert!(figure(&verdict, "errors") <= 32.0, "{verdict}");
+    stage.number(
+        "rolling update of two proxies: 57P01 that eight clients saw which never rest (pools that look first: none)",
+        figure(&verdict, "errors") / 2.0,
+        "",
+    );
 }
 
 #[test]
 fn helm_upgrade_and_rollback_of_the_operator_are_not_noticed_by_clients() {
     let stage = KubeStage::set("helm-upgrade");
     let load = Load::start(stage.kube, "helm-upgrade", &LoadOptions::default());
-    let values = stage.values("pgstmtpool", stage.operator_values());
-    let chart = Kube::chart("pgstmtpool");
-    stage.kube.helm(&[
-        "upgrade",
-        "pgstmtpool",
-        &chart,
-        "-n",
-        NAMESPACE,
-        "-f",
-        &values,
-        "--set",
-        "operator.logLevel=debug",
-        "--wait",
-    ]);
+    upgrade(&stage, "operator.logLevel=debug");
     load.wait_progress(200);
     stage.wait_healthy();
     stage
@@ -76,20 +90,10 @@ fn helm_upgrade_and_rollback_of_the_operator_are_not_noticed_by_clients() {
 #[test]
 fn helm_test_writes_and_reads_through_the_service() {
     let stage = KubeStage::set("helm-test");
-    let values = stage.values("pgstmtpool", stage.operator_values());
-    let chart = Kube::chart("pgstmtpool");
-    stage.kube.helm(&[
-        "upgrade",
-        "pgstmtpool",
-        &chart,
-        "-n",
-        NAMESPACE,
-        "-f",
-        &values,
-        "--set",
+    upgrade(
+        &stage,
         &format!("test.pool={POOL},test.secret=pg-app,test.image=localhost/postgres:e2e"),
-        "--wait",
-    ]);
+    );
     stage.kube.helm(&["test", "pgstmtpool", "-n", NAMESPACE]);
     let log = stage.kube.kubectl(&["-n", NAMESPACE, "logs", "pgstmtpool-test"]);
     assert!(log.contains("one row: 1"), "{log}");

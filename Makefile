@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help build test lint demo bench fuzz soak e2e images cluster
+.PHONY: help build test lint demo bench fuzz soak regress e2e images cluster
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +36,14 @@ bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (
 fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs a C++ compiler
 	@scripts/fuzz.sh
 
-soak: ## the failover tests for SOAK_MINUTES (default 60)
+soak: ## the failover tests and the long random run for SOAK_MINUTES (default 60)
 	@scripts/install-deps.sh demo
 	@scripts/soak.sh
+
+regress: ## PostgreSQL's own regression and isolation tests, straight and through session mode (from Debian's source package)
+	@scripts/install-deps.sh regress
+	$(CARGO) build --locked -p pgstmtpool-proxy
+	$(CARGO) test --locked -p pgstmtpool-tests --features regress --test regress -- --nocapture --test-threads=1
 
 e2e: ## end to end on Kubernetes: the cluster of KUBECONFIG, else a local one (root, cgroups); E2E_RECORD=1 records what it measures
 	@scripts/install-deps.sh e2e

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a make target needs, on Debian and Ubuntu, as root or with sudo. Quiet about what is there already.
 # Elsewhere, or without the right to install, it names exactly what is missing and exits with 1.
-#   usage: scripts/install-deps.sh build|demo|test|bench|e2e
+#   usage: scripts/install-deps.sh build|demo|test|bench|e2e|regress
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -62,6 +62,14 @@ check_test() {
   { have pg_config && [ -e "$(pg_config --includedir)/libpq-fe.h" ]; } || missing+=(libpq-dev)
 }
 
+# PostgreSQL's own tests: scripts/postgres-tests.sh builds them.
+check_regress() {
+  check_demo
+  need dpkg-source dpkg-dev
+  need perl perl
+  need bzip2 bzip2
+}
+
 # The local cluster, its images and helm. With a cluster of your own (KUBECONFIG) only what builds helm and images.
 check_e2e() {
   check_build
@@ -114,8 +122,8 @@ install_missing() {
 }
 
 case $what in
-  build | demo | test | bench | e2e) "check_$what" ;;
-  *) echo "usage: $0 build|demo|test|bench|e2e" >&2; exit 2 ;;
+  build | demo | test | bench | e2e | regress) "check_$what" ;;
+  *) echo "usage: $0 build|demo|test|bench|e2e|regress" >&2; exit 2 ;;
 esac
 if ! install_missing; then
   hints+=("packages (Debian's names): ${missing[*]}")

@@ -11,7 +11,7 @@ step() {
 }
 
 step cargo fmt --all --check
-step cargo clippy --workspace --all-targets --features pgstmtpool-tests/kubernetes --locked -- -D warnings
+step cargo clippy --workspace --all-targets --features pgstmtpool-tests/kubernetes,pgstmtpool-tests/regress --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --locked --quiet
 if ! cargo deny --version >/dev/null 2>&1; then
   echo "== installing cargo-deny"

@@ -45,4 +45,6 @@ pub use status::Status;
 pub use tools::{Output, pgbench, psql, run_to_end};
 pub use wait::{DEADLINE, wait_for, wait_until};
 pub use workload::{Manner, SetTest, SetVerdict, Tally};
-pub use world::{Process, World, free_port, postgres_binary, postgres_major};
+pub use world::{
+    Process, World, as_postgres as command_as_postgres, free_port, postgres_binary, postgres_major,
+};

@@ -255,7 +255,7 @@ pub(crate) fn run_command(command: &mut Command) -> String {
 }
 
 /// A command that runs as user `postgres` when we are root.
-pub(crate) fn as_postgres(program: &Path) -> Command {
+pub fn as_postgres(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

@@ -73,10 +73,16 @@ fn servers_by_host_are_followed_and_never_promoted_and_an_autoscaler_is_obeyed()
     );
     wait_proxies(&stage, "2/2");
     let client = stage.replica();
-    let answer = stage
-        .psql_from(&client, "managed", "select pg_is_in_recovery()")
-        .expect_ok("psql through the Service of the pool by host");
-    assert_eq!(answer.out.trim(), "f");
+    // Its pods count as ready for the Service a probe later than for the operator.
+    wait_for(
+        "psql through the Service of the pool by host",
+        Duration::from_secs(30),
+        || {
+            let answer = stage.psql_from(&client, "managed", "select pg_is_in_recovery()");
+            let good = answer.ok && answer.out.trim() == "f";
+            good.then_some(()).ok_or(answer.out + &answer.err)
+        },
+    );
 
     let scaler = stage.kube.get(NAMESPACE, &["hpa", "managed-proxy"]);
     assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], "managed-proxy");

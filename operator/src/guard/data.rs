@@ -77,7 +77,10 @@ pub(super) struct Environment {
 
 fn login(prefix: &str) -> Option<(String, String)> {
     let user = environment(&format!("{prefix}_USER"))?;
-    Some((user, environment(&format!("{prefix}_PASSWORD")).unwrap_or_default()))
+    Some((
+        user,
+        environment(&format!("{prefix}_PASSWORD")).unwrap_or_default(),
+    ))
 }
 
 fn files(path: &Path) -> impl FnOnce(io::Error) -> Failure {

@@ -11,6 +11,7 @@ use pgnet::{backend, frame, frontend};
 
 use super::script::{Op, Step};
 use super::slot::{End, Slot};
+use super::statement::Statement;
 use super::worker::{Purpose, Worker};
 
 /// A row: a value for each column, `None` is NULL.
@@ -100,6 +101,26 @@ pub(super) async fn parse(
         frontend::sync(to.out());
         to.step(Step::nobody(Op::Sync));
     });
+    ended(&slot).await
+}
+
+/// Has a worker the caller holds parse a shared statement anew and look at what its rows are: [`Worker::shape`] knows it then,
+/// unless the server had an error.
+pub(super) async fn describe_anew(
+    worker: &Worker,
+    statement: &Rc<Statement>,
+    cap: usize,
+) -> Result<(), Error> {
+    let slot = Rc::new(Slot::default());
+    worker.enqueue(Purpose::Internal, Some(slot.clone()), 0, Duration::ZERO, |to| {
+        to.describe_anew(statement, cap);
+        frontend::sync(to.out());
+        to.step(Step::nobody(Op::Sync));
+    });
+    ended(&slot).await
+}
+
+async fn ended(slot: &Slot) -> Result<(), Error> {
     let end = poll_fn(|cx| match slot.take_end() {
         Some(end) => Poll::Ready(end),
         None => {

@@ -19,8 +19,8 @@ pub(super) enum Op {
     ParseStandIn,
     /// `2`. Of which shared statement, if it is one.
     Bind(Option<StatementId>),
-    /// `t`, then `T` or `n`.
-    DescribeStatement,
+    /// `t`, then `T` or `n`. Of which shared statement, if it is one.
+    DescribeStatement(Option<StatementId>),
     /// `T` or `n`.
     DescribePortal,
     /// Rows, then `C`, `s` or `I`; COPY.
@@ -110,6 +110,8 @@ pub(super) enum Event {
     None,
     /// The worker now has this statement. `client`: the client asked for it (its own Parse).
     Parsed(StatementId),
+    /// This frame says what the rows of this statement look like.
+    Described(StatementId, To),
     /// The worker no longer has this statement.
     Closed(StatementId),
     /// The server wants CopyData; the session must send it. `reopened`: the batch's Sync was sent ahead and is ignored, so
@@ -173,7 +175,7 @@ impl Script {
         self.steps
             .iter()
             .take(running)
-            .any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement))
+            .any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement(_)))
     }
 
     /// The statement the server is binding.
@@ -242,8 +244,12 @@ impl Script {
                 true,
             ),
             (Op::Bind(_), b'2') => (show(to), Event::None, true),
-            (Op::DescribeStatement, b't') => (show(to), Event::None, false),
-            (Op::DescribeStatement | Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
+            (Op::DescribeStatement(_), b't') => (show(to), Event::None, false),
+            (Op::DescribeStatement(id), b'T' | b'n') => {
+                let event = id.map_or(Event::None, |id| Event::Described(id, to));
+                (show(to), event, true)
+            }
+            (Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
             (Op::Execute, b'D' | b'd' | b'c' | b'H') => (show(to), Event::None, false),
             (Op::Execute, b'C' | b's' | b'I') => (show(to), Event::None, true),
             (Op::Close(id), b'3') => (show(to), id.map_or(Event::None, Event::Closed), true),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use pgnet::fields::ErrorFields;
 
-use super::worker::Worker;
+use super::worker::{Shape, Worker};
 
 /// Pieces of a reply that are sent together.
 const PIECES_MAX: usize = 16;
@@ -18,7 +18,13 @@ const PIECES_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) enum End {
     /// With `Z`: its status, whether an error came before, how many `1` and `3` the client was shown.
-    Done { status: u8, error: bool, acks: u32 },
+    Done {
+        status: u8,
+        error: bool,
+        acks: u32,
+        /// What the statements the client had described look like, in its order.
+        shapes: Vec<Shape>,
+    },
     /// Not at all, and no byte of a reply went out: run it again elsewhere.
     Repeat,
     /// The worker is gone. `said`: the server's last words; `started`: it may have run; `clean_cut`: what was passed on

@@ -68,9 +68,25 @@ struct Pending {
     forwarded: bool,
     error: bool,
     acks: u32,
+    /// Of the statements described for its client.
+    described: Vec<Shape>,
     shape: u64,
     /// Time it is expected to take, in microseconds.
     expected: u32,
+}
+
+/// What the rows of a statement look like: a hash of the columns' names and types, of nothing where it returns none. `None`: it
+/// was not looked at.
+pub(super) type Shape = Option<u64>;
+
+/// A prepared statement of this worker.
+struct Known {
+    state: Prepared,
+    /// When it was used last, by the worker's count of uses.
+    used: u64,
+    /// As long as it is here its name is not given to another.
+    _statement: Rc<Statement>,
+    shape: Shape,
 }
 
 /// How far a statement is on this worker.
@@ -90,7 +106,7 @@ struct Inner {
     out: BytesMut,
     script: Script,
     pending: VecDeque<Pending>,
-    prepared: HashMap<StatementId, (Prepared, u64, Rc<Statement>)>,
+    prepared: HashMap<StatementId, Known>,
     waker: Option<Waker>,
     blocked: bool,
     /// Status of the last `Z`.
@@ -288,6 +304,15 @@ impl Worker {
         Duration::from_micros(u64::from(self.expected.get()))
     }
 
+    /// What the server believes the rows of a statement look like, if it was asked.
+    pub(super) fn shape(&self, id: StatementId) -> Shape {
+        self.inner
+            .borrow()
+            .prepared
+            .get(&id)
+            .and_then(|known| known.shape)
+    }
+
     /// Prepared statements on it.
     pub(super) fn prepared_count(&self) -> usize {
         self.inner.borrow().prepared.len()
@@ -363,6 +388,7 @@ impl Worker {
             forwarded: false,
             error: false,
             acks: 0,
+            described: Vec::new(),
             shape,
             expected,
         });
@@ -388,6 +414,7 @@ impl Worker {
                 forwarded: false,
                 error: false,
                 acks: 0,
+                described: Vec::new(),
                 shape: 0,
                 expected: 0,
             });
@@ -626,9 +653,9 @@ impl Worker {
 
 impl Inner {
     fn distrust_prepared(&mut self) {
-        for (prepared, _, _) in self.prepared.values_mut() {
-            if *prepared == Prepared::Ready {
-                *prepared = Prepared::Stale;
+        for known in self.prepared.values_mut() {
+            if known.state == Prepared::Ready {
+                known.state = Prepared::Stale;
             }
         }
     }

@@ -70,10 +70,7 @@ impl Drop for Place<'_> {
                 self.pool.give_back(&worker, false);
             } else {
                 worker.tickets.set(worker.tickets.get() - 1);
-                if worker.state.get() == State::Shared && worker.depth() == 0 {
-                    worker.state.set(State::Idle);
-                }
-                self.pool.offer(&worker);
+                self.pool.decline(&worker);
             }
         }
     }
@@ -242,6 +239,14 @@ impl Pool {
         worker.state.set(State::Shared);
         waiter.grant(Ok(worker));
         true
+    }
+
+    /// A worker that was found for a known read is not needed for it.
+    pub(in crate::plane) fn decline(self: &Rc<Self>, worker: &Rc<Worker>) {
+        if worker.state.get() == State::Shared && worker.depth() == 0 {
+            worker.state.set(State::Idle);
+        }
+        self.offer(worker);
     }
 
     /// Workers that could be taken for one session.

@@ -1,11 +1,12 @@
 //! The prepared statements of a session: the client's names, and what they stand for on any worker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::super::statement::Statement;
+use super::super::worker::Shape;
 
 /// A statement the client made by SQL `PREPARE`.
 #[derive(Clone, Debug)]
@@ -34,6 +35,13 @@ pub(super) struct Names {
     /// Changes asked for and not yet acknowledged by the server, by request.
     asked: VecDeque<Vec<Change>>,
     open: Vec<Change>,
+    /// Statements whose rows were asked for and not yet described, by request; the empty name: one that is not looked after.
+    described: VecDeque<Vec<Bytes>>,
+    describing: Vec<Bytes>,
+    /// What the client was told the rows of its statements look like.
+    shapes: HashMap<Bytes, u64>,
+    /// Statements whose rows look different now: the client has to prepare them anew.
+    changed: HashSet<Bytes>,
 }
 
 impl Names {
@@ -66,12 +74,25 @@ impl Names {
 
     /// Something that will be acknowledged by a `1` or `3`.
     pub(super) fn ask(&mut self, change: Change) {
+        if let Change::Define(name, _) | Change::Remove(name) = &change {
+            // What was described before is another statement of this name.
+            self.describing
+                .iter_mut()
+                .filter(|described| *described == name)
+                .for_each(Bytes::clear);
+        }
         self.open.push(change);
+    }
+
+    /// The rows of this statement will be described.
+    pub(super) fn ask_shape(&mut self, name: &[u8]) {
+        self.describing.push(Bytes::copy_from_slice(name));
     }
 
     /// The request that asked is complete.
     pub(super) fn request_ends(&mut self) {
         self.asked.push_back(std::mem::take(&mut self.open));
+        self.described.push_back(std::mem::take(&mut self.describing));
     }
 
     /// The last request goes on: its Sync was ignored.
@@ -79,10 +100,14 @@ impl Names {
         if let Some(changes) = self.asked.pop_back() {
             self.open = changes;
         }
+        if let Some(names) = self.described.pop_back() {
+            self.describing = names;
+        }
     }
 
-    /// The oldest request has ended; the server acknowledged its first `acks` changes.
-    pub(super) fn settle(&mut self, acks: u32) {
+    /// The oldest request has ended; the server acknowledged its first `acks` changes, and described `shapes`.
+    pub(super) fn settle(&mut self, acks: u32, shapes: Vec<Shape>) {
+        let described = self.described.pop_front().unwrap_or_default();
         let Some(changes) = self.asked.pop_front() else {
             return;
         };
@@ -95,21 +120,59 @@ impl Names {
         for change in changes.into_iter().take(acks as usize) {
             match change {
                 Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
-                Change::Define(name, statement) => drop(self.named.insert(name, statement)),
+                Change::Define(name, statement) => {
+                    self.forget_shape(&name);
+                    self.named.insert(name, statement);
+                }
                 Change::Remove(name) if name.is_empty() => self.unnamed = None,
                 Change::Remove(name) => {
+                    self.forget_shape(&name);
                     self.named.remove(&name);
                     self.sql.remove(&name);
                 }
                 Change::None => {}
             }
         }
+        for (name, shape) in described.into_iter().zip(shapes) {
+            if let Some(shape) = shape
+                && self.named.contains_key(&name)
+            {
+                self.shapes.insert(name, shape);
+            }
+        }
+    }
+
+    fn forget_shape(&mut self, name: &[u8]) {
+        self.shapes.remove(name);
+        self.changed.remove(name);
+    }
+
+    /// What the client believes the rows of a statement look like.
+    pub(super) fn shape(&self, name: &[u8]) -> Shape {
+        self.shapes.get(name).copied()
+    }
+
+    /// Whether it believes anything.
+    pub(super) fn has_shapes(&self) -> bool {
+        !self.shapes.is_empty()
+    }
+
+    /// Its rows look different now.
+    pub(super) fn set_changed(&mut self, name: Bytes) {
+        self.changed.insert(name);
+    }
+
+    /// Whether its rows look different from what the client believes.
+    pub(super) fn is_changed(&self, name: &[u8]) -> bool {
+        self.changed.contains(name)
     }
 
     /// Nothing of what was asked will be answered any more.
     pub(super) fn forget_asked(&mut self) {
         self.asked.clear();
         self.open.clear();
+        self.described.clear();
+        self.describing.clear();
     }
 
     /// A simple Query replaces the unnamed statement.
@@ -144,6 +207,7 @@ impl Names {
 
     /// SQL `DEALLOCATE`. False: there was no such statement.
     pub(super) fn deallocate(&mut self, name: &[u8]) -> bool {
+        self.forget_shape(name);
         let protocol = self.named.remove(name).is_some();
         self.sql.remove(name).is_some() || protocol
     }
@@ -152,5 +216,7 @@ impl Names {
     pub(super) fn deallocate_all(&mut self) {
         self.named.clear();
         self.sql.clear();
+        self.shapes.clear();
+        self.changed.clear();
     }
 }

@@ -39,6 +39,11 @@ impl Session {
                 Err(Unserved::Leave(leave)) => return Err(leave),
                 Err(Unserved::Told(error)) => return self.shared_failed(unit, total, &error),
             };
+            if !self.unverified(&worker).is_empty() {
+                // The server is asked before it runs them, which needs a worker for oneself.
+                pool.decline(&worker);
+                return self.lease_for(class).await;
+            }
             self.submit(&pool, &worker, unit, total, class)?;
             let end = self.await_shared().await?;
             self.card.set_worker(None);
@@ -56,8 +61,8 @@ impl Session {
         self.scan.taken();
         self.thread.counters.requests_shared.add(1);
         match end {
-            End::Done { acks, .. } => {
-                self.names.settle(acks);
+            End::Done { acks, shapes, .. } => {
+                self.names.settle(acks, shapes);
                 Ok(())
             }
             End::Cancelled => {

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use pgnet::fields::ErrorFields;
-use pgnet::quote;
+use pgnet::{frame, quote};
 
+use super::super::internal;
 use super::super::settings::{Difference, Settings};
-use super::lease::{self, Lease, Refused};
-use super::{Leave, Session};
+use super::super::worker::Worker;
+use super::lease::{self, INTERNAL_MAX, Lease, Refused};
+use super::{Leave, Session, translate};
 use crate::classify::Kind;
 
 /// What is asked after a request that may have made or released state that cannot be moved.
@@ -275,17 +277,68 @@ impl Session {
             } else if let Some(statement) = self.names.protocol(&name) {
                 lease.worker.foreign_prepared.set(true);
                 lease.dirty = true;
-                let parsed = super::super::internal::parse(&lease.worker, &name, &statement.key);
-                if tokio::time::timeout(super::lease::INTERNAL_MAX, parsed)
-                    .await
-                    .is_err()
-                {
+                let parsed = internal::parse(&lease.worker, &name, &statement.key);
+                if tokio::time::timeout(INTERNAL_MAX, parsed).await.is_err() {
                     lease.lost = true;
                 }
             } else {
                 continue;
             }
             lease.materialized.insert(name);
+        }
+        Ok(())
+    }
+    /// Statements the batch at the front of the input binds whose rows were described to the client, and which this worker may
+    /// take for something else: it never had them, or has them since a table changed.
+    pub(super) fn unverified(&self, worker: &Worker) -> Vec<Bytes> {
+        let mut names = Vec::new();
+        if !self.names.has_shapes() {
+            return names;
+        }
+        let mut rest = &self.input[..];
+        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+            rest = behind;
+            match frame.tag {
+                b'B' => {
+                    let Ok((_, name, _)) = translate::bind_parts(frame.body) else {
+                        break;
+                    };
+                    if let Some(believed) = self.names.shape(name)
+                        && !self.names.is_changed(name)
+                        && let Some(statement) = self.names.get(name)
+                        && worker.shape(statement.id) != Some(believed)
+                    {
+                        names.push(Bytes::copy_from_slice(name));
+                    }
+                }
+                b'S' | b'Q' => break,
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// Has the worker parse these statements anew, and notes those whose rows are not what the client was told.
+    pub(super) async fn verify(&mut self, lease: &mut Lease, names: Vec<Bytes>) -> Result<(), Leave> {
+        for name in names {
+            // In a failed transaction nothing can be asked, and nothing will be run.
+            let (Some(statement), false) = (self.names.get(&name), lease.worker.status() == b'E') else {
+                continue;
+            };
+            let asked = internal::describe_anew(
+                &lease.worker,
+                &statement,
+                self.effective.limits.max_prepared_statements,
+            );
+            if tokio::time::timeout(INTERNAL_MAX, asked).await.is_err() {
+                lease.lost = true;
+                return Ok(());
+            }
+            // Where the server knew no answer the statement itself brings its error.
+            let now = lease.worker.shape(statement.id);
+            if now.is_some() && now != self.names.shape(&name) {
+                self.names.set_changed(name);
+            }
         }
         Ok(())
     }

@@ -107,6 +107,10 @@ fn exact(
         b'P' => parse(to, names, ground, body),
         b'B' => {
             let (portal, name, rest) = bind_parts(body)?;
+            if names.is_changed(name) {
+                fail(to, changed());
+                return Ok(());
+            }
             match ready_statement(to, names, ground, name) {
                 Some(server_name) => {
                     bind(to.out(), portal, &server_name, rest);
@@ -127,7 +131,12 @@ fn exact(
             match ready_statement(to, names, ground, name) {
                 Some(server_name) => {
                     frontend::describe_statement(to.out(), &server_name);
-                    to.step(Step::client(Op::DescribeStatement));
+                    let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
+                    let id = id.filter(|_| !(ground.own)(name));
+                    if id.is_some() {
+                        names.ask_shape(name);
+                    }
+                    to.step(Step::client(Op::DescribeStatement(id)));
                 }
                 None => fail(to, missing(name)),
             }
@@ -237,6 +246,10 @@ pub(super) fn bind_head(
     left: usize,
     data: &[u8],
 ) -> bool {
+    if names.is_changed(name) {
+        fail(to, changed());
+        return false;
+    }
     let Some(server_name) = ready_statement(to, names, ground, name) else {
         fail(to, missing(name));
         return false;
@@ -252,6 +265,18 @@ pub(super) fn bind_head(
     out.extend_from_slice(data);
     to.step(Step::client(Op::Bind(None)));
     true
+}
+
+/// As the server says where it has the statement still; here another worker had to parse it anew.
+fn changed() -> ErrorFields {
+    let mut fields = ErrorFields::new(
+        Severity::Error,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "cached plan must not change result type",
+    );
+    // Drivers know it by this.
+    fields.routine = Some("RevalidateCachedQuery".to_owned());
+    fields
 }
 
 fn missing(name: &[u8]) -> ErrorFields {

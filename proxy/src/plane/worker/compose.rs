@@ -7,7 +7,7 @@ use pgnet::frontend;
 
 use super::super::script::{Op, Step, To};
 use super::super::statement::{Statement, StatementId};
-use super::{Inner, Prepared};
+use super::{Inner, Known, Prepared};
 
 /// Writes requests into the worker's buffer and its script.
 pub(in crate::plane) struct Composer<'a> {
@@ -46,67 +46,59 @@ impl Composer<'_> {
 
     /// Makes sure the server has `statement` by the time it reads what is appended next.
     pub(in crate::plane) fn ensure(&mut self, statement: &Rc<Statement>, cap: usize) {
-        self.inner.clock += 1;
-        let clock = self.inner.clock;
-        match self.inner.prepared.get_mut(&statement.id) {
-            Some((Prepared::Ready | Prepared::Stale, used, _)) => *used = clock,
-            Some((state @ Prepared::Broken, used, _)) => {
-                *state = Prepared::InFlight(1);
-                *used = clock;
-                frontend::close_statement(&mut self.inner.out, &statement.name);
-                self.inner.script.push(Step::nobody(Op::Close(None)));
-                self.parse(statement, To::Nobody);
-            }
-            Some((Prepared::InFlight(n), used, _)) => {
-                // Its Parse may yet be skipped by an error before it. Close of what is not there is fine.
-                *n += 1;
-                *used = clock;
-                frontend::close_statement(&mut self.inner.out, &statement.name);
-                self.inner.script.push(Step::nobody(Op::Close(None)));
-                self.parse(statement, To::Nobody);
-            }
-            None => {
-                self.evict(cap);
-                self.inner
-                    .prepared
-                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
-                self.parse(statement, To::Nobody);
-            }
+        if let Some(Prepared::Ready | Prepared::Stale) = self.touch(statement) {
+            return;
         }
+        self.parse_anew(statement, cap, To::Nobody);
     }
 
     /// The client's own Parse of `statement`: sent if the server lacks it, else a Close of nothing stands in for it.
     pub(in crate::plane) fn client_parse(&mut self, statement: &Rc<Statement>, cap: usize) {
-        self.inner.clock += 1;
-        let clock = self.inner.clock;
-        match self.inner.prepared.get_mut(&statement.id) {
-            Some((Prepared::Ready, used, _)) => {
-                *used = clock;
-                frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
-                self.inner.script.push(Step::client(Op::ParseStandIn));
-            }
-            Some((state @ (Prepared::Stale | Prepared::Broken), used, _)) => {
-                *state = Prepared::InFlight(1);
-                *used = clock;
-                frontend::close_statement(&mut self.inner.out, &statement.name);
-                self.inner.script.push(Step::nobody(Op::Close(None)));
-                self.parse(statement, To::Client);
-            }
-            Some((Prepared::InFlight(n), used, _)) => {
-                *n += 1;
-                *used = clock;
-                frontend::close_statement(&mut self.inner.out, &statement.name);
-                self.inner.script.push(Step::nobody(Op::Close(None)));
-                self.parse(statement, To::Client);
-            }
-            None => {
-                self.evict(cap);
-                self.inner
-                    .prepared
-                    .insert(statement.id, (Prepared::InFlight(1), clock, statement.clone()));
-                self.parse(statement, To::Client);
-            }
+        if self.touch(statement) == Some(Prepared::Ready) {
+            frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
+            self.inner.script.push(Step::client(Op::ParseStandIn));
+            return;
         }
+        self.parse_anew(statement, cap, To::Client);
+    }
+
+    /// Has the server parse `statement` now, whatever it has, and say what its rows look like. Nobody sees its answers.
+    pub(in crate::plane) fn describe_anew(&mut self, statement: &Rc<Statement>, cap: usize) {
+        self.touch(statement);
+        self.parse_anew(statement, cap, To::Nobody);
+        frontend::describe_statement(&mut self.inner.out, &statement.name);
+        self.step(Step::nobody(Op::DescribeStatement(Some(statement.id))));
+    }
+
+    /// How far the worker is with `statement`, which is used now.
+    fn touch(&mut self, statement: &Statement) -> Option<Prepared> {
+        self.inner.clock += 1;
+        let known = self.inner.prepared.get_mut(&statement.id)?;
+        known.used = self.inner.clock;
+        Some(known.state)
+    }
+
+    fn parse_anew(&mut self, statement: &Rc<Statement>, cap: usize, to: To) {
+        if let Some(known) = self.inner.prepared.get_mut(&statement.id) {
+            // A Parse that is in the queue may yet be skipped by an error before it. Close of what is not there is fine.
+            known.state = match known.state {
+                Prepared::InFlight(n) => Prepared::InFlight(n + 1),
+                _ => Prepared::InFlight(1),
+            };
+            known.shape = None;
+            frontend::close_statement(&mut self.inner.out, &statement.name);
+            self.inner.script.push(Step::nobody(Op::Close(None)));
+        } else {
+            self.evict(cap);
+            let known = Known {
+                state: Prepared::InFlight(1),
+                used: self.inner.clock,
+                _statement: statement.clone(),
+                shape: None,
+            };
+            self.inner.prepared.insert(statement.id, known);
+        }
+        self.parse(statement, to);
     }
 
     fn parse(&mut self, statement: &Rc<Statement>, to: To) {
@@ -134,8 +126,8 @@ impl Composer<'_> {
                 .inner
                 .prepared
                 .iter()
-                .filter(|(_, (prepared, _, _))| !matches!(prepared, Prepared::InFlight(_)))
-                .min_by_key(|(_, (_, used, _))| *used)
+                .filter(|(_, known)| !matches!(known.state, Prepared::InFlight(_)))
+                .min_by_key(|(_, known)| known.used)
                 .map(|(id, _)| *id);
             let Some(id) = oldest else { return };
             self.inner.prepared.remove(&id);

@@ -1,8 +1,10 @@
 //! Handing out replies: what the server sent is split by the script, and each piece goes to the session that asked.
 
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use pgnet::backend;
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
@@ -12,7 +14,7 @@ use super::super::script::{Event, Misfit, To, Verdict};
 use super::super::slot::End;
 use super::super::turn;
 use super::task::{Gone, Io};
-use super::{FRAME_MAX, Inner, Prepared, Purpose, SMALL_FRAME_MAX, State, Worker};
+use super::{FRAME_MAX, Inner, Known, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
 
 /// Splits what was read by the script and hands each piece to the session that asked.
 pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
@@ -80,9 +82,10 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 }
                 if fields.routine.as_deref() == Some("RevalidateCachedQuery") {
                     if let Some(id) = inner.script.binding()
-                        && let Some((prepared, _, _)) = inner.prepared.get_mut(&id)
+                        && let Some(known) = inner.prepared.get_mut(&id)
                     {
-                        *prepared = Prepared::Broken;
+                        known.state = Prepared::Broken;
+                        known.shape = None;
                     }
                     repeat_with_new_plan(inner, run);
                 }
@@ -114,8 +117,20 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 match event {
                     Event::None | Event::Error | Event::Closed(_) => {}
                     Event::Parsed(id) => {
-                        if let Some((prepared, _, _)) = inner.prepared.get_mut(&id) {
-                            *prepared = Prepared::Ready;
+                        if let Some(known) = inner.prepared.get_mut(&id) {
+                            known.state = Prepared::Ready;
+                        }
+                    }
+                    Event::Described(id, to) => {
+                        // Too long to be here as a whole: not looked at.
+                        let shape = if here >= total { shape_of(tag, body) } else { None };
+                        if let Some(known) = inner.prepared.get_mut(&id) {
+                            known.shape = shape;
+                        }
+                        if to == To::Client
+                            && let Some(head) = inner.pending.front_mut()
+                        {
+                            head.described.push(shape);
                         }
                     }
                     Event::CopyIn { reopened } => {
@@ -236,6 +251,20 @@ fn account(worker: &Worker, inner: &mut Inner) {
     }
 }
 
+/// A hash of what PostgreSQL compares before it says "cached plan must not change result type": names and types of the columns.
+fn shape_of(tag: u8, body: &[u8]) -> Shape {
+    let mut hasher = std::hash::DefaultHasher::new();
+    if tag == b'T' {
+        let Ok(backend::Message::RowDescription(columns)) = backend::decode(tag, body) else {
+            return None;
+        };
+        for column in columns.iter() {
+            (column.name, column.type_oid, column.type_modifier).hash(&mut hasher);
+        }
+    }
+    Some(hasher.finish())
+}
+
 fn verdict_forwards(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Forward)
 }
@@ -326,7 +355,11 @@ fn drop_bytes(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usi
 fn settle_skipped(inner: &mut Inner) {
     let Inner { script, prepared, .. } = inner;
     for id in script.take_skipped() {
-        if let Some((Prepared::InFlight(n), _, _)) = prepared.get_mut(&id) {
+        if let Some(Known {
+            state: Prepared::InFlight(n),
+            ..
+        }) = prepared.get_mut(&id)
+        {
             *n -= 1;
             if *n == 0 {
                 prepared.remove(&id);
@@ -400,6 +433,7 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
         status,
         error: head.error,
         acks: head.acks,
+        shapes: head.described,
     };
     match head.purpose {
         Purpose::Shared => {

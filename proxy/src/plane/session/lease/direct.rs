@@ -116,7 +116,7 @@ impl Session {
             b'F' => Op::Function,
             b'P' => Op::Parse(None),
             b'B' => Op::Bind(None),
-            b'D' if message.get(5) == Some(&b'S') => Op::DescribeStatement,
+            b'D' if message.get(5) == Some(&b'S') => Op::DescribeStatement(None),
             b'D' => Op::DescribePortal,
             b'E' => Op::Execute,
             _ => Op::Close(None),

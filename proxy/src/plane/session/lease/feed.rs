@@ -283,11 +283,17 @@ impl Session {
                 self.bring_ears(lease).await?;
             }
         }
-        if !(self.names.has_sql() || self.names_by_sql()) {
+        let unverified = self.unverified(&lease.worker);
+        let by_sql = self.names.has_sql() || self.names_by_sql();
+        if unverified.is_empty() && !by_sql {
             return Ok(true);
         }
         if lease.outstanding > 0 {
             return Ok(false);
+        }
+        self.verify(lease, unverified).await?;
+        if !by_sql {
+            return Ok(true);
         }
         let mut names = Vec::new();
         let mut rest = &self.input[..];

@@ -177,14 +177,19 @@ impl Session {
     /// A request on the lease is over.
     pub(super) fn ended(&mut self, lease: &mut Lease, end: End) {
         match end {
-            End::Done { status, error, acks } => {
+            End::Done {
+                status,
+                error,
+                acks,
+                shapes,
+            } => {
                 lease.outstanding = lease.outstanding.saturating_sub(1);
                 lease.request_began = Instant::now();
                 lease.unread |= lease.status == b'I' && status != b'I' && !lease.changed.is_empty();
                 lease.status = status;
                 lease.had_transaction |= status != b'I';
                 lease.expects_copy &= lease.outstanding > 0;
-                self.names.settle(acks);
+                self.names.settle(acks, shapes);
                 let Some(after) = lease.after.pop_front() else {
                     return;
                 };

@@ -445,14 +445,14 @@ async fn pc11_unasked_messages_are_queued_and_bounded() {
 async fn pc12_messages_are_waited_for() {
     let server = server();
     let (mut listener, mut speaker) = (server.connect().await, server.connect().await);
-    listener.query("listen news").await.unwrap();
+    listener.query("listen tidings").await.unwrap();
     assert_eq!(listener.wait_messages(Some(Duration::ZERO)).await.unwrap(), 0);
-    let (message, sent) = tokio::join!(listener.next_message(), speaker.query("notify news, 'now'"));
+    let (message, sent) = tokio::join!(listener.next_message(), speaker.query("notify tidings, 'now'"));
     sent.unwrap();
     assert!(matches!(message.unwrap(), AsyncMessage::Notification { payload, .. } if payload == "now"));
     let (count, sent) = tokio::join!(
         listener.wait_messages(None),
-        speaker.query("notify news, '1'; notify news, '2'")
+        speaker.query("notify tidings, '1'; notify tidings, '2'")
     );
     sent.unwrap();
     assert!(count.unwrap() >= 1);

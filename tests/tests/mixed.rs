@@ -215,3 +215,27 @@ fn a_thousand_clients_get_their_own_answers() {
         }
     }
 }
+
+/// Half of them take so long that those behind them are moved to another worker; who is moved twice gets one for itself.
+#[test]
+fn reads_behind_others_that_overrun_are_all_answered() {
+    let stage = Stage::start("moved", |m| {
+        m.set("workers", "{minByClients: [8], clientsPerWorker: 100, max: 8}")
+    });
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let stage = &stage;
+            scope.spawn(move || {
+                let mut random = Random::of_test(number);
+                let mut client = stage.client();
+                while std::time::Instant::now() < until {
+                    let rows = [100, 120_000][random.below(2) as usize] + random.below(100);
+                    let sql = format!("select count(*) from generate_series(1, {rows})");
+                    let got = client.value(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+                    assert_eq!(got, rows.to_string());
+                }
+            });
+        }
+    });
+}

@@ -44,7 +44,7 @@ impl Place {
         if let Some(config) = manifest(cli) {
             return FileSource::open(config, name)
                 .map(Self::Files)
-                .map_err(|error| faults(error));
+                .map_err(faults);
         }
         let client = client(cli.context.as_deref()).await.map_err(|error| {
             eprintln!("pgstmtpool: no --config, no {USUAL} here, and no Kubernetes: {error}");

@@ -1,7 +1,7 @@
 //! The program `pgstmtpool-guard`: wraps the command of a PostgreSQL container and decides at every start what the data may
 //! come up as. A former master never starts writable on a guess.
 //!
-//! [`decide`] is the table; here are the API, the files and the programs of PostgreSQL around it. It runs before PostgreSQL and
+//! `decide` is the table; here are the API, the files and the programs of PostgreSQL around it. It runs before PostgreSQL and
 //! becomes it: there is nothing of it left while PostgreSQL runs.
 
 mod data;

@@ -115,7 +115,7 @@ impl Executor {
     /// Does one act.
     ///
     /// # Errors
-    /// [`ActError`]; the core tries again, less and less often.
+    /// `ActError`; the core tries again, less and less often.
     pub async fn run(&self, act: Act) -> Result<(), ActError> {
         info!(?act, "Act");
         let server = self.server(act.server())?.clone();

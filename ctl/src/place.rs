@@ -42,9 +42,7 @@ impl Place {
     pub(crate) async fn open(cli: &Cli) -> Result<Self, Exit> {
         let name = cli.command.name().or(cli.pool.as_deref());
         if let Some(config) = manifest(cli) {
-            return FileSource::open(config, name)
-                .map(Self::Files)
-                .map_err(faults);
+            return FileSource::open(config, name).map(Self::Files).map_err(faults);
         }
         let client = client(cli.context.as_deref()).await.map_err(|error| {
             eprintln!("pgstmtpool: no --config, no {USUAL} here, and no Kubernetes: {error}");

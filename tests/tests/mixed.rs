@@ -216,7 +216,7 @@ fn a_thousand_clients_get_their_own_answers() {
     }
 }
 
-/// Half of them take so long that those behind them are moved to another worker; who is moved twice gets one for itself.
+/// Half of them take so long that those behind them are moved to another worker; who is moved too often gets one for itself.
 #[test]
 fn reads_behind_others_that_overrun_are_all_answered() {
     let stage = Stage::start("moved", |m| {

@@ -27,7 +27,7 @@ use crate::classify::{Class, Kind, list};
 /// Length of a Sync.
 const LONE_SYNC: usize = 5;
 /// Times a read is run again among others before it gets a worker for itself.
-const REPEATS_MAX: u32 = 2;
+const REPEATS_MAX: u32 = 5;
 
 impl Session {
     /// Runs a known read in a shared queue.

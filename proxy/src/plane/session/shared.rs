@@ -26,7 +26,7 @@ use crate::classify::{Class, Kind, list};
 
 /// Length of a Sync.
 const LONE_SYNC: usize = 5;
-/// Times a read is run again among others before it gets a worker for itself.
+/// Times a read is run again before its client is told.
 const REPEATS_MAX: u32 = 5;
 
 impl Session {
@@ -34,9 +34,6 @@ impl Session {
     pub(super) async fn run_shared(&mut self, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
         let mut repeats = 0;
         let end = loop {
-            if repeats == REPEATS_MAX {
-                return self.lease_for(class).await;
-            }
             let (pool, worker) = match self.find_shared(class).await {
                 Ok(found) => found,
                 Err(Unserved::Leave(leave)) => return Err(leave),
@@ -52,7 +49,7 @@ impl Session {
             self.card.set_worker(None);
             match end {
                 End::Repeat if self.card.cancelled.get() => break End::Cancelled,
-                End::Repeat => {
+                End::Repeat if repeats < REPEATS_MAX => {
                     repeats += 1;
                     self.thread.counters.repeats.add(1);
                     self.names.forget_asked();

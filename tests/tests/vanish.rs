@@ -246,7 +246,7 @@ fn known_reads_survive_the_death_of_their_server() {
         })
         .collect();
     // A statement is a known read once the proxy has read the catalog.
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(8));
     for _ in 0..15 {
         std::thread::sleep(Duration::from_millis(100));
         stage.direct("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'app'");

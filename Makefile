@@ -55,5 +55,5 @@ cluster: ## a local three-node Kubernetes to try things on, in CLUSTER (default 
 
 images: ## the container image, without an engine, into dist/pgstmtpool.tar
 	@scripts/install-deps.sh build
-	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl --bins
-	@images/archive.sh programs $${CARGO_TARGET_DIR:-target}/release ghcr.io/pgstmtpool/pgstmtpool:0.1.0 dist/pgstmtpool.tar
+	@images/static.sh dist/programs
+	@images/archive.sh programs dist/programs ghcr.io/pgstmtpool/pgstmtpool:0.1.0 dist/pgstmtpool.tar

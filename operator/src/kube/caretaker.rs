@@ -4,6 +4,7 @@
 
 use super::children::{Child, Facts, children};
 use super::pods::{Names, Seen};
+use crate::pool::ProxyPods;
 use cluster::kube::{CallError, KubeSource, call, resource};
 use crds::PoolConfig;
 use crds::status::{
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// Who applies.
-const MANAGER: &str = "pgstmtpool-operator";
+pub(super) const MANAGER: &str = "pgstmtpool-operator";
 /// The label by which people and Services find the master's pod.
 pub(super) const ROLE_LABEL: &str = "pgstmtpool.io/role";
 /// Deleting a pool waits for us where we changed something on its servers.
@@ -39,6 +40,8 @@ pub(super) struct Caretaker {
     pub(super) image: String,
     pub(super) names: Names,
     pub(super) pods: Seen,
+    /// The proxies' pods; `None`: they were not looked at yet.
+    pub(super) proxies: watch::Receiver<Option<ProxyPods>>,
     /// Conditions the actor publishes with its own.
     pub(super) conditions: watch::Sender<Vec<Condition>>,
 }
@@ -48,6 +51,9 @@ impl Caretaker {
     pub(super) async fn run(mut self) {
         let mut changes = self.source.changes();
         let mut applied: Option<(Arc<PoolConfig>, Instant)> = None;
+        // Pods of an older template get the label first by which the Services look for them.
+        let mut proxies = self.proxies.clone();
+        let _ = proxies.wait_for(Option::is_some).await; // it fails only at the very end
         loop {
             self.learn_names();
             if let Some((config, status)) = self.source.view() {

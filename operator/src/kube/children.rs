@@ -1,5 +1,6 @@
 //! What the operator owns for a pool, built from its config alone: a function without I/O, with golden files.
 
+use super::serving::SERVING_LABEL;
 use cluster::kube::{POOL_LABEL, REPLICAS, highest_number, proxy_secrets};
 use crds::{PoolConfig, ServiceType};
 use serde_json::{Value, json};
@@ -222,6 +223,8 @@ impl Build<'_> {
     }
 
     fn service(&self, target: u16) -> Value {
+        let mut selector = self.selector();
+        selector[SERVING_LABEL] = json!("true");
         let service = &self.config.proxy.service;
         let read_only = target == PORT_RO;
         let name = if read_only {
@@ -237,7 +240,7 @@ impl Build<'_> {
                 ServiceType::NodePort => "NodePort",
                 ServiceType::LoadBalancer => "LoadBalancer",
             },
-            "selector": self.selector(),
+            "selector": selector,
             "ports": [{
                 "name": "postgres",
                 "port": service.port,
@@ -251,8 +254,10 @@ impl Build<'_> {
     fn deployment(&self) -> Value {
         let config = self.config;
         let mut object = self.object("apps/v1", "Deployment", &self.proxy());
+        let mut labels = self.labels();
+        labels[SERVING_LABEL] = json!("true");
         let template = json!({
-            "metadata": { "labels": self.labels() },
+            "metadata": { "labels": labels },
             "spec": self.pod(),
         });
         object["spec"] = json!({

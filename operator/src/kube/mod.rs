@@ -1,7 +1,7 @@
 //! The operator in a cluster: one actor a `PgPool`, as long as this operator leads.
 //!
 //! [`run`] takes the lead, watches the pools, and starts and stops what serves each: the actor (which decides and writes the
-//! status), and a caretaker (owned objects, labels, Events, the finalizer). The moment the lead is lost the process ends: nothing
+//! status), a caretaker (owned objects, labels, Events, the finalizer), and `serving` (which proxies the Services lead to). The moment the lead is lost the process ends: nothing
 //! of it may go on.
 
 mod caretaker;
@@ -10,6 +10,7 @@ mod leader;
 mod pods;
 mod pool;
 mod report;
+mod serving;
 
 use cluster::SourceError;
 use cluster::kube::{call, follow_all, resource};

@@ -4,6 +4,7 @@ use super::Context;
 use super::caretaker::{self, Caretaker, FINALIZER, publish, publish_all, reference, set_finalizers};
 use super::children;
 use super::pods::PoolPods;
+use super::serving::Serving;
 use crate::health::Health;
 use crate::pool::{self, Actor, Options};
 use crate::servers::{Commands, Executor, Login, release};
@@ -63,12 +64,20 @@ impl Pool {
         let (events, records) = mpsc::unbounded_channel();
         let (conditions, published) = watch::channel(Vec::new());
         let names = Arc::default();
+        let (proxies, seen) = watch::channel(None);
+        let serving = Serving {
+            client: self.context.client.clone(),
+            source: Arc::clone(&source),
+            events: events.clone(),
+            seen: proxies,
+        };
         let caretaker = Caretaker {
             client: self.context.client.clone(),
             source: Arc::clone(&source),
             image: self.context.image.clone(),
             names: Arc::clone(&names),
             pods: source.pods(),
+            proxies: seen.clone(),
             conditions,
         };
         caretaker.learn_names();
@@ -86,6 +95,7 @@ impl Pool {
             events: Some(events),
             selector: children::selector(&self.name),
             conditions: Some(published),
+            proxies: Some(seen),
         };
         let health = Arc::new(Health::new(&self.name, Some(&self.namespace)));
         let actor = Actor::open(
@@ -100,6 +110,7 @@ impl Pool {
         tokio::select! {
             () = actor.run(stopped) => {}
             () = caretaker.run() => {}
+            () = serving.run() => {}
             () = publish_all(self.context.recorder.clone(), source, records) => {}
         }
         Ok(())

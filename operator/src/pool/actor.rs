@@ -42,6 +42,19 @@ pub struct Options {
     pub selector: String,
     /// Conditions of others that are published with our own.
     pub conditions: Option<watch::Receiver<Vec<Condition>>>,
+    /// The proxies' pods, where somebody looks after them.
+    pub proxies: Option<watch::Receiver<Option<ProxyPods>>>,
+}
+
+/// The pods of the proxies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyPods {
+    /// Clients are sent there.
+    pub ready: u32,
+    /// How many are meant to be.
+    pub wanted: u32,
+    /// How many there are.
+    pub there: u32,
 }
 
 /// One pool's actor. Run it with [`Actor::run`]; to drop that is to kill the operator.
@@ -430,6 +443,12 @@ impl Actor {
                 condition.observed_generation = status.observed_generation;
                 status.set_condition(condition, &crds::units::rfc3339(time));
             }
+        }
+        let pods = self.options.proxies.as_ref().and_then(|pods| *pods.borrow());
+        let pods = pods.filter(|_| self.snapshot.config.proxy.managed);
+        if let Some(ProxyPods { ready, wanted, there }) = pods {
+            status.proxies.replicas = there;
+            status.proxies_ready = format!("{ready}/{wanted}");
         }
         cap_budget(&self.snapshot.config, &mut status);
         if status.routing.mode == crds::status::RoutingMode::Paused && status.routing.deadline.is_none() {

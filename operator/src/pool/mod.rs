@@ -7,7 +7,7 @@ mod record;
 mod settings;
 mod tasks;
 
-pub use actor::{Actor, Options};
+pub use actor::{Actor, Options, ProxyPods};
 pub use publish::lag_bytes;
 pub use record::{Newer, read, write};
 pub use settings::plain_settings;

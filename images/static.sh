@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Builds the programs of the image, static and stripped, and puts them into a folder as they lie in the image's
+# /usr/local/bin. What needs a library of the machine it runs on is refused: the image has none, and the guard runs in
+# images of others.
+#   usage: images/static.sh FOLDER
+set -euo pipefail
+
+[ $# = 1 ] || { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
+out=$(realpath -m "$1")
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
+# A target that is given by name keeps the flag from build scripts and procedural macros, which are loaded by the compiler.
+host=$(rustc -vV | sed -n 's/^host: //p')
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$host" \
+  -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl --bins
+
+mkdir -p "$out"
+for program in pgstmtpool pgstmtpool-proxy pgstmtpool-operator pgstmtpool-guard; do
+  install -s "$target/$host/release/$program" "$out/$program"
+  if ldd "$out/$program" >/dev/null 2>&1 && ! ldd "$out/$program" 2>&1 | grep -q "statically linked"; then
+    { echo "$program needs libraries:"; ldd "$out/$program"; } >&2
+    exit 1
+  fi
+done
+ln -sfn pgstmtpool "$out/kubectl-pgpool"
+ls -l "$out"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # End to end on Kubernetes: the charts, then every scenario on one cluster: that of KUBECONFIG (E2E_LOAD: a command that
 # loads an image archive into it), else the local one of tests/kubernetes, which needs root and cgroups.
-# E2E_RELEASE=1: release builds instead of debug builds. E2E_RECORD=1: what was measured goes into docs/BENCHMARKS.md.
+# E2E_RELEASE=1: static release builds, as images/static.sh makes them, instead of debug builds. E2E_RECORD=1: what was measured goes into docs/BENCHMARKS.md.
 #   usage: scripts/e2e.sh [name of a test, and other arguments of the test program]
 set -euo pipefail
 
@@ -16,7 +16,10 @@ export E2E_EVIDENCE=$target/e2e-failed
 rm -rf "$E2E_EVIDENCE"
 
 profile=()
-if [ "${E2E_RELEASE:-}" = 1 ]; then profile=(--release); fi
+if [ "${E2E_RELEASE:-}" = 1 ]; then
+  profile=(--release --target "$(rustc -vV | sed -n 's/^host: //p')")
+  export RUSTFLAGS="-C target-feature=+crt-static"
+fi
 if [ "${E2E_RECORD:-}" = 1 ]; then
   E2E_NUMBERS=$(mktemp)
   export E2E_NUMBERS

@@ -21,7 +21,7 @@ cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log"
 code=${PIPESTATUS[0]}
 say "end to end on Kubernetes"
 if [ "${SKIP_E2E:-}" = 1 ]; then
-  echo "NOT RUN, because SKIP_E2E=1: the charts and every scenario on a cluster. Nothing here says that they work."
+  echo "NOT RUN, because ${SKIP_E2E_WHY:-SKIP_E2E=1}: the charts and every scenario on a cluster. Nothing here says that they work."
 else
   scripts/install-deps.sh e2e && scripts/e2e.sh 2>&1 | tee -a "$log"
   for e2e in "${PIPESTATUS[@]}"; do if [ "$e2e" != 0 ]; then code=1; fi; done
@@ -31,5 +31,5 @@ if [ "$code" != 0 ]; then
   scripts/retry.sh "$log" >>"$log"
 fi
 say "summary"
-if [ "${SKIP_E2E:-}" = 1 ]; then echo "  without the end-to-end tests (SKIP_E2E=1)"; fi
+if [ "${SKIP_E2E:-}" = 1 ]; then echo "  without the end-to-end tests: ${SKIP_E2E_WHY:-SKIP_E2E=1}"; fi
 scripts/summary.sh "$log" "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Kubernetes on this machine, without a container engine or a registry: etcd, API server, controller manager,
-# scheduler, DNS, and nodes with containerd, kubelet and kube-proxy, all in one set of namespaces. Everything it is lives
+# scheduler, DNS, metrics, and nodes with containerd, kubelet and kube-proxy, all in one set of namespaces. Everything it is lives
 # in one folder; ending its first process ends all of it, pods included, and leaves nothing behind.
 #
 #   cluster.sh check                     says what this machine lacks, if it lacks anything
@@ -175,7 +175,7 @@ control_plane() {
     --kubelet-preferred-address-types=InternalIP --requestheader-client-ca-file="$pki/front.crt" \
     --requestheader-allowed-names=system:auth-proxy --requestheader-extra-headers-prefix=X-Remote-Extra- \
     --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User \
-    --proxy-client-cert-file="$pki/front-client.crt" --proxy-client-key-file="$pki/front-client.key" \
+    --proxy-client-cert-file="$pki/front-client.crt" --proxy-client-key-file="$pki/front-client.key" --enable-aggregator-routing=true \
     --default-not-ready-toleration-seconds=10 --default-unreachable-toleration-seconds=10
   await "the API server" 90 kubectl get --raw /readyz
 
@@ -184,7 +184,8 @@ control_plane() {
     --service-account-private-key-file="$pki/accounts.key" --root-ca-file="$pki/ca.crt" \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" --use-service-account-credentials \
     --leader-elect=false --service-cluster-ip-range=10.96.0.0/16 --node-monitor-grace-period=12s --node-monitor-period=2s \
-    --allocate-node-cidrs=false
+    --allocate-node-cidrs=false --horizontal-pod-autoscaler-sync-period=5s --horizontal-pod-autoscaler-initial-readiness-delay=5s \
+    --horizontal-pod-autoscaler-cpu-initialization-period=10s
   start kube-scheduler "$bin/kube-scheduler" --kubeconfig="$pki/scheduler.conf" --authentication-kubeconfig="$pki/scheduler.conf" \
     --authorization-kubeconfig="$pki/scheduler.conf" --leader-elect=false
   cat >"$folder/Corefile" <<END
@@ -198,6 +199,9 @@ control_plane() {
 }
 END
   start coredns "$bin/coredns" -conf "$folder/Corefile"
+  start metrics-server "$bin/metrics-server" --kubeconfig="$pki/admin.conf" --authentication-kubeconfig="$pki/admin.conf" \
+    --authorization-kubeconfig="$pki/admin.conf" --secure-port=4443 --cert-dir="$folder/metrics" --kubelet-insecure-tls \
+    --kubelet-preferred-address-types=InternalIP --metric-resolution=10s --kubelet-request-timeout=5s
   start api-inside socat "UNIX-LISTEN:$folder/api.sock,fork" TCP:127.0.0.1:6443
   await "kube-system" 60 kubectl get namespace kube-system
   objects | kubectl apply -f - >"$folder/log/objects.log" 2>&1 || echo "the first objects were refused" >"$folder/failed"
@@ -208,7 +212,7 @@ END
 
 ready() { [ "$(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
 
-# DNS, and volumes: folders of the nodes, made beforehand (the host-path provisioner ignores fsGroup).
+# DNS, metrics, and volumes: folders of the nodes, made beforehand (the host-path provisioner ignores fsGroup).
 objects() {
   local n v
   cat <<END
@@ -225,6 +229,30 @@ metadata: {name: kube-dns-1, namespace: kube-system, labels: {kubernetes.io/serv
 addressType: IPv4
 ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 endpoints: [{addresses: [10.10.0.1], conditions: {ready: true}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: metrics-server, namespace: kube-system}
+spec:
+  ports: [{name: https, port: 443, protocol: TCP, targetPort: 4443}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: metrics-server-1, namespace: kube-system, labels: {kubernetes.io/service-name: metrics-server}}
+addressType: IPv4
+ports: [{name: https, port: 4443, protocol: TCP}]
+endpoints: [{addresses: [10.10.0.1], conditions: {ready: true}}]
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.metrics.k8s.io}
+spec:
+  group: metrics.k8s.io
+  version: v1beta1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {name: metrics-server, namespace: kube-system, port: 443}
 ---
 apiVersion: storage.k8s.io/v1
 kind: StorageClass

@@ -169,9 +169,10 @@ impl KubeStage {
             "--timeout=60s",
         ];
         self.kube.kubectl(&loads);
+        let scaler = "delete hpa by-cpu --ignore-not-found --timeout=60s";
         let others = "delete pgpool managed --ignore-not-found --timeout=60s";
         let labels = "label pods pg-0 pg-1 pg-2 cnpg.io/cluster- application-";
-        for args in [others, labels] {
+        for args in [scaler, others, labels] {
             let args: Vec<&str> = ["-n", NAMESPACE].into_iter().chain(args.split(' ')).collect();
             self.kube.try_kubectl(&args); // a pod may be on its way
         }

@@ -96,6 +96,52 @@ fn kubectl_scale_gives_more_proxies_and_takes_them_away() {
     assert_clean(&load.finish());
 }
 
+/// By what the proxies' processors do: they work for the load, and the target says how much each may.
+fn scaler(target: &str) -> String {
+    format!(
+        "
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: by-cpu}}
+spec:
+  scaleTargetRef: {{apiVersion: pgstmtpool.io/v1alpha1, kind: PgPool, name: {POOL}}}
+  minReplicas: 2
+  maxReplicas: 3
+  metrics: [{{type: Resource, resource: {{name: cpu, target: {{type: AverageValue, averageValue: {target}}}}}}}]
+  behavior: {{scaleDown: {{stabilizationWindowSeconds: 0}}}}
+"
+    )
+}
+
+#[test]
+fn an_autoscaler_by_cpu_scales_the_pool_up_and_down() {
+    let stage = KubeStage::set("autoscaler");
+    wait_for("metrics-server to know the pods", Duration::from_secs(90), || {
+        let shown = stage.kube.try_kubectl(&["-n", NAMESPACE, "top", "pods"]);
+        shown.ok.then_some(()).ok_or(shown.err)
+    });
+    let load = Load::start(stage.kube, "autoscaler", &LoadOptions::default());
+    for (target, count) in [("1m", 3), ("10", 2)] {
+        stage.kube.apply(NAMESPACE, &scaler(target));
+        wait_for(
+            &format!("{count} proxies asked for by the autoscaler"),
+            Duration::from_secs(120),
+            || {
+                let asked = stage.pool()["spec"]["proxy"]["replicas"].clone();
+                if asked == count {
+                    return Ok(());
+                }
+                let scaler = stage.kube.get(NAMESPACE, &["hpa", "by-cpu"]);
+                Err(format!("{asked}; {}", scaler["status"]))
+            },
+        );
+        stage.wait_healthy();
+        load.wait_progress(200);
+    }
+    stage.kube.kubectl(&["-n", NAMESPACE, "delete", "hpa", "by-cpu"]);
+    assert_clean(&load.finish());
+}
+
 #[test]
 fn a_planned_switchover_under_load_fails_no_statement() {
     let stage = KubeStage::set("switchover");

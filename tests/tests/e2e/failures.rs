@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgstmtpool_tests::kube::{KubeStage, Load, LoadOptions, NAMESPACE};
+use pgstmtpool_tests::kube::{KubeStage, Load, LoadOptions, NAMESPACE, POOL};
 use pgstmtpool_tests::wait_for;
 
 use crate::{assert_clean, figure};
@@ -100,7 +100,7 @@ fn a_master_that_is_cut_off_acknowledges_nothing_that_is_lost() {
             .into(),
         node: Some(node.clone()),
     };
-    let judge = format!("{}.{NAMESPACE}.svc:5432", pgstmtpool_tests::kube::POOL);
+    let judge = format!("{POOL}.{NAMESPACE}.svc:5432");
     let beside = LoadOptions {
         args: beside
             .args
@@ -120,6 +120,72 @@ fn a_master_that_is_cut_off_acknowledges_nothing_that_is_lost() {
     let verdict = load.finish();
     assert_clean(&verdict);
     assert_clean(&isolated.verdict());
+}
+
+/// A proxy that is not on the master's machine, and its machine.
+fn proxy_beside_the_master(stage: &KubeStage) -> (String, String) {
+    let masters = stage.node_of(&stage.master());
+    let label = format!("pgstmtpool.io/pool={POOL}");
+    let find = || {
+        let pods = stage.pods(&label).into_iter();
+        let mut places = pods.map(|pod| (stage.node_of(&pod), pod));
+        places.find(|(node, _)| *node != masters)
+    };
+    if let Some((node, pod)) = find() {
+        return (pod, node);
+    }
+    // Both came up beside the master while the others were away.
+    stage.kube.kubectl(&["cordon", &masters]);
+    let pod = stage.pods(&label).remove(0);
+    stage.kube.kubectl(&["-n", NAMESPACE, "delete", "pod", &pod]);
+    stage.wait_healthy();
+    let_back(stage, &masters);
+    let (node, pod) = find().expect("a proxy on another machine than the master's");
+    (pod, node)
+}
+
+fn is_in_the_service(stage: &KubeStage, address: &str) -> bool {
+    let of = format!("kubernetes.io/service-name={POOL}");
+    let slices = stage.kube.get(NAMESPACE, &["endpointslices", "-l", &of]);
+    slices["items"].to_string().contains(&format!("\"{address}\""))
+}
+
+#[test]
+fn a_proxy_whose_machine_is_cut_off_leaves_the_service_and_comes_back() {
+    let stage = KubeStage::set("proxy-cut-off");
+    let (pod, node) = proxy_beside_the_master(&stage);
+    let address = stage.kube.get(NAMESPACE, &["pod", &pod])["status"]["podIP"].clone();
+    let address = address.as_str().unwrap();
+    assert!(is_in_the_service(&stage, address));
+    let load = Load::start(stage.kube, "proxy-cut-off", &elsewhere(&node));
+    let started = Instant::now();
+    stage.kube.node(&node, "cut");
+    let in_service = |expected: bool| {
+        wait_for(
+            &format!("{pod} in the Service: {expected}"),
+            Duration::from_secs(30),
+            || {
+                let labels = &stage.kube.get(NAMESPACE, &["pod", &pod])["metadata"]["labels"];
+                let is = is_in_the_service(&stage, address);
+                (is == expected).then_some(()).ok_or_else(|| labels.to_string())
+            },
+        );
+    };
+    in_service(false);
+    let gone = started.elapsed().as_secs_f64();
+    let ready = stage.kube.get(NAMESPACE, &["pod", &pod])["status"]["conditions"].to_string();
+    stage.kube.node(&node, "join");
+    in_service(true);
+    load.wait_progress(200);
+    stage.wait_healthy();
+    assert_clean(&load.finish());
+    let by_us = ready.contains(r#""status":"True","type":"Ready""#);
+    assert!(by_us, "the operator is quicker than the control plane: {ready}");
+    stage.number(
+        "proxy's machine cut off: the Service leads to the others after",
+        gone,
+        "s",
+    );
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use crate::Exit;
 use crate::place::Place;
 use cluster::Snapshot;
-use cluster::kube::{POOL_LABEL, call, container_of, has_guard, last_words};
+use cluster::kube::{CallError, POOL_LABEL, call, container_of, has_guard, last_words};
 use crds::status::{ConditionStatus, PgPoolStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client};
 
 /// Labels of the operator's pods, as the chart gives them.
-const OPERATOR: &str = "app.kubernetes.io/name=pgstmtpool,app.kubernetes.io/component=operator";
+const OPERATOR: &str = "app.kubernetes.io/name=pgstmtpool-operator";
 
 /// The last lines of the operator and of every proxy.
 pub(crate) async fn logs(place: &Place, tail: i64) -> Exit {
@@ -19,27 +19,46 @@ pub(crate) async fn logs(place: &Place, tail: i64) -> Exit {
         return Exit::Invalid;
     };
     let proxies = format!("{POOL_LABEL}={},app.kubernetes.io/component=proxy", source.pool());
+    let here: Api<Pod> = Api::namespaced(client.clone(), source.namespace());
+    let everywhere: Api<Pod> = Api::all(client.clone());
     let mut exit = Exit::Good;
-    for (api, labels) in [
-        (Api::<Pod>::all(client.clone()), OPERATOR.to_owned()),
-        (Api::namespaced(client.clone(), source.namespace()), proxies),
+    for (what, pods) in [
+        ("operator", found(&[&everywhere, &here], OPERATOR).await),
+        ("proxy", found(&[&here], &proxies).await),
     ] {
-        let pods = match call(api.list(&ListParams::default().labels(&labels))).await {
-            Ok(pods) => pods.items,
-            Err(error) => {
-                eprintln!("pgstmtpool: pods {labels}: {error}");
+        match pods {
+            Ok(pods) if pods.is_empty() => {
+                eprintln!("pgstmtpool: no pod of the {what} is to be seen");
                 exit = Exit::Failed;
-                continue;
             }
-        };
-        for pod in pods {
-            if let Err(error) = print_log(client, &pod, tail).await {
-                eprintln!("pgstmtpool: {error}");
+            Ok(pods) => {
+                for pod in pods {
+                    if let Err(error) = print_log(client, &pod, tail).await {
+                        eprintln!("pgstmtpool: {error}");
+                        exit = Exit::Failed;
+                    }
+                }
+            }
+            Err(error) => {
+                eprintln!("pgstmtpool: pods of the {what}: {error}");
                 exit = Exit::Failed;
             }
         }
     }
     exit
+}
+
+/// From the first of these that may be listed.
+async fn found(places: &[&Api<Pod>], labels: &str) -> Result<Vec<Pod>, CallError> {
+    let params = ListParams::default().labels(labels);
+    let mut last = Ok(Vec::new());
+    for api in places {
+        last = call(api.list(&params)).await.map(|pods| pods.items);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
 }
 
 async fn print_log(client: &Client, pod: &Pod, tail: i64) -> Result<(), String> {
@@ -105,7 +124,11 @@ fn of_status(snapshot: &Snapshot, status: &PgPoolStatus) -> Vec<String> {
         let good = !bad_if_true.contains(&condition.kind.as_str());
         if (condition.status == ConditionStatus::True) != good {
             let (kind, reason, message) = (&condition.kind, &condition.reason, &condition.message);
-            findings.push(format!("{kind}={:?} ({reason}): {message}", condition.status));
+            let colon = if message.is_empty() { "" } else { ": " };
+            findings.push(format!(
+                "{kind}={:?} ({reason}){colon}{message}",
+                condition.status
+            ));
         }
     }
     if status.proxies.ready == 0 {

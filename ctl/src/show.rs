@@ -20,6 +20,8 @@ pub(crate) fn verdict(status: Option<&PgPoolStatus>) -> Exit {
     match status.phase {
         Phase::Healthy => Exit::Good,
         Phase::SwitchingOver | Phase::Degraded | Phase::Pending | Phase::Unknown => Exit::Degraded,
+        // The new master serves already while the others are turned to it.
+        Phase::FailingOver if status.routing.mode == RoutingMode::Open => Exit::Degraded,
         Phase::FailingOver | Phase::Blocked | Phase::Down => Exit::Down,
     }
 }
@@ -62,6 +64,11 @@ fn draw(out: &mut String, snapshot: &Snapshot, proxies: &[ProxyReport]) -> std::
         )?;
     }
     writeln!(out, "\nproxies {}", status.proxies_ready)?;
+    let width = proxies
+        .iter()
+        .map(|proxy| proxy.id.len())
+        .max()
+        .unwrap_or_default();
     for proxy in proxies {
         let behind = if proxy.acked_epoch < status.epoch {
             "  behind"
@@ -70,7 +77,7 @@ fn draw(out: &mut String, snapshot: &Snapshot, proxies: &[ProxyReport]) -> std::
         };
         writeln!(
             out,
-            "  {:<20} epoch {}{behind}  {} clients, {} waiting  {}",
+            "  {:<width$}  epoch {}{behind}  {} clients, {} waiting  {}",
             proxy.id, proxy.acked_epoch, proxy.clients, proxy.waiting, proxy.peer_address
         )?;
     }
@@ -160,11 +167,9 @@ fn conditions(out: &mut String, status: &PgPoolStatus) -> std::fmt::Result {
     }
     writeln!(out, "\nnot as it should be")?;
     for condition in bad {
-        writeln!(
-            out,
-            "  {}={:?} {}: {}",
-            condition.kind, condition.status, condition.reason, condition.message
-        )?;
+        let (kind, reason, message) = (&condition.kind, &condition.reason, &condition.message);
+        let colon = if message.is_empty() { "" } else { ": " };
+        writeln!(out, "  {kind}={:?} {reason}{colon}{message}", condition.status)?;
     }
     Ok(())
 }
@@ -252,6 +257,21 @@ not as it should be
 ";
         assert_eq!(text(&snapshot(), &[]), expected);
         assert_eq!(verdict(snapshot().status.as_deref()), Exit::Degraded);
+    }
+
+    #[test]
+    fn a_failover_whose_new_master_serves_is_degraded_and_before_that_down() {
+        let mut status = PgPoolStatus {
+            phase: Phase::FailingOver,
+            ..PgPoolStatus::default()
+        };
+        for (mode, exit) in [
+            (RoutingMode::Fenced, Exit::Down),
+            (RoutingMode::Open, Exit::Degraded),
+        ] {
+            status.routing.mode = mode;
+            assert_eq!(verdict(Some(&status)), exit, "{mode:?}");
+        }
     }
 
     #[test]

@@ -149,15 +149,16 @@ fn failover_possible(core: &Core, facts: &Facts<'_>) -> Condition {
     let Some(master) = &core.durable().master else {
         return condition(kind, None, "NoMaster", "");
     };
+    // Nobody streams from a master that is gone: then whoever is on its timeline may be elected.
+    let gone = core.view().server(&master.name).current().is_none();
     let able: Vec<&str> = settings
         .others(&master.name)
         .filter(|server| server.priority > 0)
         .filter(|server| {
             let sample = core.view().server(&server.name).current();
             sample.is_some_and(|s| {
-                !s.delayed
-                    && s.timeline == master.timeline
-                    && s.receiver.as_ref().is_some_and(|r| r.streaming)
+                let streams = s.receiver.as_ref().is_some_and(|r| r.streaming);
+                !s.delayed && s.timeline == master.timeline && (streams || gone)
             })
         })
         .map(|server| server.name.as_str())

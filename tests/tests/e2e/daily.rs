@@ -176,6 +176,40 @@ fn a_planned_switchover_under_load_fails_no_statement() {
 }
 
 #[test]
+fn the_plugin_shows_a_pool_its_logs_and_what_is_wrong_and_moves_its_master() {
+    let stage = KubeStage::set("plugin");
+    let plugin = |args: &[&str]| stage.kube.try_plugin(&[args, &["-n", NAMESPACE]].concat());
+    let (old, new) = (stage.master(), stage.replica());
+    let shown = plugin(&["status", POOL]).expect_ok("status").out;
+    let first = shown.lines().nth(1).unwrap_or_default();
+    assert!(first.starts_with('*') && first.contains(&old), "{shown}");
+    let said = plugin(&["doctor", POOL]).expect_ok("doctor").out;
+    assert!(said.contains("nothing wrong"), "{said}");
+    let logs = plugin(&["logs", POOL, "--tail", "1"]).expect_ok("logs").out;
+    for label in [
+        "app.kubernetes.io/name=pgstmtpool-operator",
+        "pgstmtpool.io/pool=orders",
+    ] {
+        for pod in stage.pods(label) {
+            assert!(
+                logs.contains(&format!("==> {NAMESPACE}/{pod} <==")),
+                "{pod}: {logs}"
+            );
+        }
+    }
+    let moved = plugin(&["switchover", POOL, "--to", &new, "--wait"]).expect_ok("switchover");
+    assert!(moved.out.starts_with("Completed"), "{}", moved.out);
+    assert!(
+        moved.err.contains("switchover-"),
+        "the steps are shown: {}",
+        moved.err
+    );
+    assert_eq!(stage.master(), new);
+    stage.wait_healthy();
+    stage.patch(r#"{"spec": {"switchover": null}}"#);
+}
+
+#[test]
 fn a_new_password_in_a_secret_is_followed() {
     let stage = KubeStage::set("rotation");
     let load = Load::start(stage.kube, "rotation", &LoadOptions::default());

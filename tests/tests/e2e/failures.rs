@@ -144,6 +144,22 @@ fn proxy_beside_the_master(stage: &KubeStage) -> (String, String) {
     (pod, node)
 }
 
+/// Sees to it that no operator is on this machine: one that leads from there is cut off, too, and the next waits for its Lease.
+fn lead_from_elsewhere(stage: &KubeStage, node: &str) {
+    stage.kube.kubectl(&["cordon", node]);
+    for pod in stage.pods("app.kubernetes.io/name=pgstmtpool-operator") {
+        if stage.node_of(&pod) == node {
+            stage.kube.kubectl(&["-n", NAMESPACE, "delete", "pod", &pod]);
+        }
+    }
+    let operator = "deployment/pgstmtpool-operator";
+    stage
+        .kube
+        .kubectl(&["-n", NAMESPACE, "rollout", "status", operator]);
+    let_back(stage, node);
+    stage.wait_healthy();
+}
+
 fn is_in_the_service(stage: &KubeStage, address: &str) -> bool {
     let of = format!("kubernetes.io/service-name={POOL}");
     let slices = stage.kube.get(NAMESPACE, &["endpointslices", "-l", &of]);
@@ -154,6 +170,7 @@ fn is_in_the_service(stage: &KubeStage, address: &str) -> bool {
 fn a_proxy_whose_machine_is_cut_off_leaves_the_service_and_comes_back() {
     let stage = KubeStage::set("proxy-cut-off");
     let (pod, node) = proxy_beside_the_master(&stage);
+    lead_from_elsewhere(&stage, &node);
     let address = stage.kube.get(NAMESPACE, &["pod", &pod])["status"]["podIP"].clone();
     let address = address.as_str().unwrap();
     assert!(is_in_the_service(&stage, address));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # End to end on Kubernetes: the charts, then every scenario on one cluster: that of KUBECONFIG (E2E_LOAD: a command that
 # loads an image archive into it), else the local one of tests/kubernetes, which needs root and cgroups.
-# E2E_RELEASE=1: static release builds, as images/static.sh makes them, instead of debug builds. E2E_RECORD=1: what was measured goes into docs/BENCHMARKS.md.
+# E2E_RELEASE=1: the programs as images/static.sh makes them for the image, instead of debug builds. E2E_RECORD=1: what was measured goes into docs/BENCHMARKS.md.
 #   usage: scripts/e2e.sh [name of a test, and other arguments of the test program]
 set -euo pipefail
 
@@ -15,19 +15,19 @@ tests/kubernetes/build.sh >/dev/null
 export E2E_EVIDENCE=$target/e2e-failed
 rm -rf "$E2E_EVIDENCE"
 
-profile=()
-if [ "${E2E_RELEASE:-}" = 1 ]; then
-  profile=(--release --target "$(rustc -vV | sed -n 's/^host: //p')")
-  export RUSTFLAGS="-C target-feature=+crt-static"
-fi
 if [ "${E2E_RECORD:-}" = 1 ]; then
   E2E_NUMBERS=$(mktemp)
   export E2E_NUMBERS
 fi
 # All of the workspace, and programs together with tests: otherwise cargo would build the same libraries again with other
 # features. `cargo test` with these two alone would do so, too, therefore they are run as they were built.
-built=$(cargo build --workspace --bins --test charts --test e2e --features pgstmtpool-tests/kubernetes --locked "${profile[@]}" \
+built=$(cargo build --workspace --bins --test charts --test e2e --features pgstmtpool-tests/kubernetes --locked \
   --message-format=json-render-diagnostics)
+if [ "${E2E_RELEASE:-}" = 1 ]; then
+  export PGSTMTPOOL_BIN=$target/e2e-programs
+  images/static.sh "$PGSTMTPOOL_BIN"
+  cp "$target/debug/e2e-load" "$PGSTMTPOOL_BIN/" # the workload, no part of the image
+fi
 code=0
 for suite in charts.rs e2e/main.rs; do
   program=$(sed -n "s|.*/tests/tests/$suite\".*\"executable\":\"\([^\"]*\)\".*|\1|p" <<<"$built" | tail -n 1)
@@ -39,7 +39,7 @@ done
 
 if [ "${E2E_RECORD:-}" = 1 ]; then
   build=debug
-  [ ${#profile[@]} = 0 ] || build=release
+  if [ "${E2E_RELEASE:-}" = 1 ]; then build="static release"; fi
   {
     sed '/^<!-- kubernetes: begin -->/,$d' docs/BENCHMARKS.md
     echo '<!-- kubernetes: begin -->'

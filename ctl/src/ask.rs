@@ -190,7 +190,14 @@ impl Progress {
 
     fn show(&mut self, status: &PgPoolStatus, elapsed: Duration) {
         let step = match &status.operation {
-            Some(operation) => format!("{} {:?} {}", operation.id, operation.step, operation.message),
+            Some(operation) => {
+                let (id, step, message) = (&operation.id, operation.step, &operation.message);
+                let why = match message.as_str() {
+                    "" => String::new(),
+                    message => format!(" ({message})"),
+                };
+                format!("{id} {step:?}: {}{why}", crate::show::meaning(step))
+            }
             None => "waiting for the operator".to_owned(),
         };
         let mut out = std::io::stderr();

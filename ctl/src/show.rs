@@ -3,7 +3,7 @@
 use crate::Exit;
 use cluster::{ProxyReport, Snapshot};
 use crds::status::{
-    ConditionStatus, PgPoolStatus, Phase, RoutingMode, ServerRole, ServerState, ServerStatus,
+    ConditionStatus, OperationStep, PgPoolStatus, Phase, RoutingMode, ServerRole, ServerState, ServerStatus,
 };
 use std::fmt::Write;
 
@@ -56,12 +56,19 @@ fn draw(out: &mut String, snapshot: &Snapshot, proxies: &[ProxyReport]) -> std::
     servers(out, status)?;
     if let Some(operation) = &status.operation {
         let target = operation.target.as_deref().unwrap_or("?");
-        let reason = operation.reason.as_deref().unwrap_or_default();
+        let (id, from, step) = (&operation.id, &operation.from, operation.step);
         writeln!(
             out,
-            "\nunder way: {} {} -> {target} {:?} {reason} {}",
-            operation.id, operation.from, operation.step, operation.message
+            "\nunder way: {id} {from} -> {target}, since {}",
+            operation.started_at
         )?;
+        writeln!(out, "  {step:?}: {}", meaning(step))?;
+        let reason = operation.reason.as_deref().unwrap_or_default();
+        for why in [reason, &operation.message] {
+            if !why.is_empty() {
+                writeln!(out, "  {why}")?;
+            }
+        }
     }
     writeln!(out, "\nproxies {}", status.proxies_ready)?;
     let width = proxies
@@ -99,6 +106,35 @@ fn draw(out: &mut String, snapshot: &Snapshot, proxies: &[ProxyReport]) -> std::
         writeln!(out, "  {}  {:<20} {}", event.time, event.reason, event.message)?;
     }
     Ok(())
+}
+
+/// What happens in a step, for people who wait for its end.
+pub(crate) fn meaning(step: OperationStep) -> &'static str {
+    match step {
+        OperationStep::Declared => "it begins",
+        OperationStep::FencingProxies => "proxies let go of the old master; statements wait",
+        OperationStep::FencingMaster => "the old master is kept from taking writes, if it can be reached",
+        OperationStep::Detaching => "replicas are taken off the old master",
+        OperationStep::Measuring => "what each replica has is compared",
+        OperationStep::Elected => "the replica that has most is chosen",
+        OperationStep::Promoting => "it is promoted; statements wait",
+        OperationStep::Preparing => "slots for the others are made",
+        OperationStep::Opening => "proxies are sent to the new master",
+        OperationStep::Repointing => "statements go on; the others are turned to the new master",
+        OperationStep::Labelling => "statements go on; what is left of before is cleaned up",
+        OperationStep::Done => "over",
+        OperationStep::Validating => "whether the target is fit is looked at; statements go on",
+        OperationStep::HoldingLeases => "transactions end, new ones wait",
+        OperationStep::Pausing => "what runs ends, statements wait",
+        OperationStep::CatchingUp => "the target gets the rest; statements wait",
+        OperationStep::Converting | OperationStep::Stopping => {
+            "the old master is stopped, to come back as a replica; statements wait"
+        }
+        OperationStep::Confirming => "the target has all of it",
+        OperationStep::Blocked => "it cannot go on by itself",
+        OperationStep::Aborting => "it is undone: the old master stays",
+        OperationStep::Unknown => "a newer operator is at it",
+    }
 }
 
 fn servers(out: &mut String, status: &PgPoolStatus) -> std::fmt::Result {
@@ -165,7 +201,10 @@ fn conditions(out: &mut String, status: &PgPoolStatus) -> std::fmt::Result {
     if bad.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nnot as it should be")?;
+    match status.operation {
+        Some(_) => writeln!(out, "\nnot as it should be, while this is under way")?,
+        None => writeln!(out, "\nnot as it should be")?,
+    }
     for condition in bad {
         let (kind, reason, message) = (&condition.kind, &condition.reason, &condition.message);
         let colon = if message.is_empty() { "" } else { ": " };

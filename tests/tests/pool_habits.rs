@@ -1,10 +1,11 @@
 //! What the pools inside applications send when they open a connection, ask whether it lives, and take it back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgstmtpool_tests::Stage;
 use pgstmtpool_tests::wire::{Connection, encode};
+use pgstmtpool_tests::{Stage, wait_until};
 
 /// Sent by pools around their users' work, in a Query.
 const HABITS: &[(&str, &str)] = &[
@@ -153,4 +154,36 @@ fn the_name_of_an_application_stays_on_a_worker_until_another_one_needs_it() {
     assert_eq!(two.value("show work_mem").unwrap(), usual);
     assert_eq!(one.value("show work_mem").unwrap(), "7MB");
     assert_eq!(two.value("show application_name").unwrap(), "two");
+}
+
+/// The readers never leave the one worker alone; without a copy of the catalog each of their statements has it to itself.
+#[test]
+fn a_pool_that_is_never_idle_still_learns_which_statements_are_reads() {
+    let stage = one_worker("busy");
+    let stop = AtomicBool::new(false);
+    let shared = || stage.proxy.metric("pgstmtpool_requests_total{kind=\"shared\"");
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let (mut client, stop) = (stage.client(), &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let got = client.value("select count(*) from generate_series(1, 100000)");
+                    assert_eq!(got.unwrap(), "100000");
+                }
+            });
+        }
+        let learned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until("reads share the worker", Duration::from_secs(10), || {
+                shared() > 0.0
+            });
+            // DDL makes the copy worthless: it is read again, though nobody rests.
+            stage.client().query("create table new_one (n int)").unwrap();
+            let before = shared();
+            wait_until("they do so again", Duration::from_secs(10), || {
+                shared() > before + 20.0
+            });
+        }));
+        stop.store(true, Ordering::Relaxed);
+        learned.unwrap();
+    });
 }

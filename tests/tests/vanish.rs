@@ -235,8 +235,7 @@ fn known_reads_survive_the_death_of_their_server() {
                         Ok(value) => assert_eq!(value, n.to_string()),
                         // Killed between two parts of an answer of which the client has the first: not repeatable.
                         Err(error) => {
-                            let said = error.to_string();
-                            assert!(said.contains("while it answered") || said.contains("in the middle of this request"), "{error}");
+                            assert!(error.to_string().contains("while it answered"), "{error}");
                             cut += 1;
                         }
                     }
@@ -247,7 +246,7 @@ fn known_reads_survive_the_death_of_their_server() {
         })
         .collect();
     // A statement is a known read once the proxy has read the catalog.
-    std::thread::sleep(Duration::from_secs(8));
+    std::thread::sleep(Duration::from_secs(2));
     for _ in 0..15 {
         std::thread::sleep(Duration::from_millis(100));
         stage.direct("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'app'");
@@ -256,5 +255,5 @@ fn known_reads_survive_the_death_of_their_server() {
     let done = readers.into_iter().map(|t| t.join().unwrap());
     let (served, cut) = done.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     println!("{served} served, {cut} cut off in the middle");
-    assert!(served > 100 && cut <= 30, "{served} served, {cut} cut off");
+    assert!(served > 100 && cut <= 5, "{served} served, {cut} cut off");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::internal;
-use super::pool::Pool;
+use super::pool::{Asker, Pool};
 use super::worker::State;
 use crate::classify::{CATALOG_QUERY, Catalog};
 
@@ -17,6 +17,9 @@ use crate::classify::{CATALOG_QUERY, Catalog};
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// After DDL the next copy is read at the earliest so long after the last: a storm of DDL must not become a storm of reads.
 const REST: Duration = Duration::from_secs(1);
+
+/// No session has this number.
+const NOBODY: u64 = u64::MAX;
 
 /// Settings of roles and databases (ALTER ROLE ... SET), which a connection takes over when it is opened.
 const ROLE_SETTINGS: &str = "select pg_catalog.md5(pg_catalog.string_agg(s::text, ',' order by s::text)) \
@@ -66,15 +69,7 @@ impl Catalogs {
         }
     }
 
-    /// Whether there is a copy for this database.
-    pub(super) fn has(&self, database: &str) -> bool {
-        self.entries
-            .borrow()
-            .get(database)
-            .is_some_and(|e| e.catalog.is_some())
-    }
-
-    /// Reads the catalog of this pool's database through one of its idle workers, if that is due.
+    /// Reads the catalog of this pool's database through one of its workers, if that is due.
     pub(super) fn refresh(&self, pool: &Rc<Pool>) {
         if pool.direct {
             return; // nothing of a session depends on it
@@ -90,18 +85,28 @@ impl Catalogs {
         if !due || entry.loading {
             return;
         }
-        let Some(worker) = pool.take_clean_idle() else {
-            if entry.catalog.is_none() {
-                // Without a copy every statement has a worker to itself: one more is needed to get out of that.
-                drop(entries);
-                pool.start_another();
-            }
+        let Some(settings) = pool.any_base() else {
             return;
         };
         entry.loading = true;
-        let ddl = entry.ddl;
         let pool = pool.clone();
         tokio::task::spawn_local(async move {
+            // In the queue like a client: a pool that is never idle would read no catalog, and without one every statement
+            // has a worker to itself.
+            let asker = Asker {
+                session: NOBODY,
+                settings: &settings,
+                startup: &settings,
+                cancelled: &Cell::new(false),
+            };
+            let granted = pool.take(&asker).await;
+            let Some(thread) = pool.thread.upgrade() else {
+                return;
+            };
+            let Ok(worker) = granted else {
+                return thread.catalogs.loaded(&pool.database, None, None);
+            };
+            let ddl = thread.catalogs.ddl(&pool.database);
             let rows = tokio::time::timeout(
                 Duration::from_secs(20),
                 internal::query(&worker, CATALOG_QUERY.as_bytes()),
@@ -135,15 +140,18 @@ impl Catalogs {
             if worker.state.get() != State::Closed {
                 pool.give_back(&worker, false);
             }
-            if let Some(thread) = pool.thread.upgrade() {
-                thread.catalogs.loaded(&pool.database, catalog, ddl);
-                if let Some(now) = role_settings
-                    && thread.catalogs.role_settings_changed(&pool.database, now)
-                {
-                    thread.renew(&pool.database);
-                }
+            thread.catalogs.loaded(&pool.database, catalog, ddl);
+            if let Some(now) = role_settings
+                && thread.catalogs.role_settings_changed(&pool.database, now)
+            {
+                thread.renew(&pool.database);
             }
         });
+    }
+
+    /// How much DDL was seen. `None`: the database is not known.
+    fn ddl(&self, database: &str) -> Option<u64> {
+        self.entries.borrow().get(database).map(|e| e.ddl)
     }
 
     /// Whether the settings of roles or of the database are others than when they were last looked at.
@@ -156,7 +164,8 @@ impl Catalogs {
         before.is_some_and(|before| before != now)
     }
 
-    fn loaded(&self, database: &str, catalog: Option<Catalog>, ddl: u64) {
+    /// Reading has ended; `ddl` was [`Self::ddl`] when it began.
+    fn loaded(&self, database: &str, catalog: Option<Catalog>, ddl: Option<u64>) {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(database) else {
             return;
@@ -168,7 +177,7 @@ impl Catalogs {
             return;
         }
         entry.loaded = catalog.is_some().then(Instant::now);
-        if entry.ddl == ddl {
+        if Some(entry.ddl) == ddl {
             debug!(database, known = catalog.is_some(), "Catalog read");
             entry.catalog = catalog.map(Rc::new);
             self.generations.set(self.generations.get() + 1);

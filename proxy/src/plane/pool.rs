@@ -317,25 +317,6 @@ impl Pool {
         }
     }
 
-    /// An idle worker for the proxy itself, if there is one nobody waits for.
-    pub(super) fn take_clean_idle(&self) -> Option<Rc<Worker>> {
-        if self.closed.get() || !self.alone.borrow().is_empty() {
-            return None;
-        }
-        let worker = self
-            .workers
-            .borrow()
-            .iter()
-            .rev()
-            .filter(|w| w.is_free())
-            // One that remembers a session's sequences only if there is no other: that session may come back for them.
-            .min_by_key(|w| w.sequences_of.get().is_some())
-            .cloned()?;
-        worker.state.set(State::Leased);
-        self.counters.workers_leased.add(1);
-        Some(worker)
-    }
-
     /// A session is done with a worker it had alone. `dirty`: it may have left state behind.
     pub(super) fn give_back(self: &Rc<Self>, worker: &Rc<Worker>, dirty: bool) {
         self.counters.workers_leased.sub(1);
@@ -439,7 +420,7 @@ impl Pool {
     }
 
     /// Startup settings of the workers most sessions use.
-    fn any_base(&self) -> Option<Rc<Settings>> {
+    pub(super) fn any_base(&self) -> Option<Rc<Settings>> {
         let sought = self.sought.borrow().clone();
         sought.or_else(|| self.workers.borrow().first().map(|worker| worker.base.clone()))
     }

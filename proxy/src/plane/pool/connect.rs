@@ -103,10 +103,6 @@ impl Pool {
                     return self.wrong_server(&worker);
                 }
                 self.greeted.notify_waiters();
-                // Not the first worker, for which somebody waits, but the next one reads the catalog before it serves.
-                if self.workers.borrow().len() > 1 && !thread.catalogs.has(&self.database) {
-                    thread.catalogs.refresh(&self);
-                }
                 if worker.state.get() == State::Idle {
                     self.offer(&worker);
                 }

@@ -132,7 +132,8 @@ fn the_name_of_an_application_stays_on_a_worker_until_another_one_needs_it() {
         transaction(&mut two, "two");
     }
     let same = requests() - before;
-    for _ in 0..50 {
+    // Fewer than those after which a connection that suits nobody is replaced.
+    for _ in 0..20 {
         transaction(&mut one, "one");
         transaction(&mut two, "two");
     }
@@ -142,8 +143,8 @@ fn the_name_of_an_application_stays_on_a_worker_until_another_one_needs_it() {
         "{same} requests for 100 transactions of one client"
     );
     assert!(
-        (300..310).contains(&changing),
-        "{changing} requests for 100 transactions of two clients"
+        (120..130).contains(&changing),
+        "{changing} requests for 40 transactions of two clients"
     );
     // What not everybody has is undone before the next one comes.
     let mut nameless = stage.client();

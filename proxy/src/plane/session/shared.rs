@@ -26,7 +26,7 @@ use crate::classify::{Class, Kind, list};
 
 /// Length of a Sync.
 const LONE_SYNC: usize = 5;
-/// Times a read is run again before its client is told.
+/// Times a read is run again among others before it gets a worker for itself.
 const REPEATS_MAX: u32 = 5;
 
 impl Session {
@@ -49,10 +49,13 @@ impl Session {
             self.card.set_worker(None);
             match end {
                 End::Repeat if self.card.cancelled.get() => break End::Cancelled,
-                End::Repeat if repeats < REPEATS_MAX => {
+                End::Repeat => {
                     repeats += 1;
                     self.thread.counters.repeats.add(1);
                     self.names.forget_asked();
+                    if repeats > REPEATS_MAX {
+                        return self.lease_for(class).await;
+                    }
                 }
                 end => break end,
             }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -70,8 +71,8 @@ pub(super) struct Card {
     pub(super) ears: Ears,
     worker: RefCell<Weak<Worker>>,
     waker: RefCell<Option<Waker>>,
-    database: String,
-    user: String,
+    database: Arc<str>,
+    user: Arc<str>,
     peer: Peer,
     tls: bool,
     born: Instant,
@@ -103,8 +104,8 @@ impl Card {
             ears: Ears::default(),
             worker: RefCell::new(Weak::new()),
             waker: RefCell::new(None),
-            database: client.database.to_string(),
-            user: client.user.to_string(),
+            database: client.database.clone(),
+            user: client.user.clone(),
             peer: client.peer.clone(),
             tls: client.stream.is_tls(),
             born: now,
@@ -223,8 +224,8 @@ impl Card {
         ClientRow {
             thread,
             process_id: self.shown_process_id(),
-            database: self.database.clone(),
-            user: self.user.clone(),
+            database: self.database.to_string(),
+            user: self.user.to_string(),
             address: self.peer.to_string(),
             application_name: self.application_name.borrow().clone(),
             state: match self.doing.get() {
@@ -247,8 +248,8 @@ impl Card {
         let reasons = self.pins.borrow().clone();
         (!reasons.is_empty()).then(|| PinRow {
             process_id: self.shown_process_id(),
-            database: self.database.clone(),
-            user: self.user.clone(),
+            database: self.database.to_string(),
+            user: self.user.to_string(),
             server_process_id: self.worker().map_or(0, |w| w.process_id),
             reasons,
             age: self.since.get().elapsed(),

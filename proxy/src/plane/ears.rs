@@ -24,7 +24,7 @@ pub(super) struct Ears {
     channels: RefCell<BTreeSet<Bytes>>,
     mail: RefCell<VecDeque<Bytes>>,
     size: Cell<usize>,
-    cut: RefCell<Option<Cut>>,
+    cut: RefCell<Option<Box<Cut>>>,
     /// Of what it said last it is to hear before its statement ends.
     tokens: Cell<u64>,
 }
@@ -49,12 +49,12 @@ impl Ears {
             .cloned()
             .collect();
         if let Some(token) = cut {
-            *self.cut.borrow_mut() = Some(Cut {
+            *self.cut.borrow_mut() = Some(Box::new(Cut {
                 token,
                 channels: new.iter().cloned().collect(),
                 passed: false,
                 held: Vec::new(),
-            });
+            }));
         }
         new
     }

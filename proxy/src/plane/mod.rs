@@ -12,6 +12,7 @@ mod client;
 mod counters;
 mod ears;
 mod error;
+mod fifo;
 mod hub;
 mod internal;
 mod pool;

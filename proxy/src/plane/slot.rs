@@ -1,7 +1,6 @@
 //! The one channel from a worker back to the session it serves: chunks of the reply, then how the request ended.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -9,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use pgnet::fields::ErrorFields;
 
+use super::fifo::Fifo;
 use super::worker::{Shape, Worker};
 
 /// Pieces of a reply that are sent together.
@@ -40,9 +40,9 @@ pub(super) enum End {
 
 #[derive(Default)]
 struct Inner {
-    chunks: VecDeque<Bytes>,
+    chunks: Fifo<Bytes>,
     queued: usize,
-    ended: VecDeque<End>,
+    ended: Fifo<End>,
     copy_in: Option<bool>,
     waker: Option<Waker>,
     /// Who waits for room here.
@@ -60,7 +60,7 @@ impl Slot {
     pub(super) fn push(&self, chunk: Bytes) -> usize {
         let mut inner = self.inner.borrow_mut();
         inner.queued += chunk.len();
-        inner.chunks.push_back(chunk);
+        inner.chunks.push(chunk);
         Self::wake(&mut inner);
         inner.queued
     }
@@ -68,7 +68,7 @@ impl Slot {
     /// A request of the session is over.
     pub(super) fn end(&self, end: End) {
         let mut inner = self.inner.borrow_mut();
-        inner.ended.push_back(end);
+        inner.ended.push(end);
         Self::wake(&mut inner);
     }
 
@@ -119,7 +119,7 @@ impl Slot {
         }
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
-        for (piece, chunk) in pieces.iter_mut().zip(&inner.chunks) {
+        for (piece, chunk) in pieces.iter_mut().zip(inner.chunks.iter()) {
             *piece = IoSlice::new(chunk);
             count += 1;
         }
@@ -129,7 +129,7 @@ impl Slot {
     /// Takes the first piece of the reply away.
     pub(super) fn pop(&self) -> Option<Bytes> {
         let mut inner = self.inner.borrow_mut();
-        let piece = inner.chunks.pop_front()?;
+        let piece = inner.chunks.pop()?;
         inner.queued -= piece.len().min(inner.queued);
         Self::unblock(inner);
         Some(piece)
@@ -140,7 +140,7 @@ impl Slot {
         let mut inner = self.inner.borrow_mut();
         inner.queued -= n.min(inner.queued);
         while n > 0 {
-            let Some(front) = inner.chunks.front_mut() else {
+            let Some(front) = inner.chunks.first_mut() else {
                 break;
             };
             if n < front.len() {
@@ -148,7 +148,7 @@ impl Slot {
                 break;
             }
             n -= front.len();
-            inner.chunks.pop_front();
+            inner.chunks.pop();
         }
         if inner.queued <= low_water {
             Self::unblock(inner);
@@ -162,7 +162,7 @@ impl Slot {
 
     /// The next request that ended.
     pub(super) fn take_end(&self) -> Option<End> {
-        self.inner.borrow_mut().ended.pop_front()
+        self.inner.borrow_mut().ended.pop()
     }
 
     /// Forgets everything: the session is leaving. Lets a blocked worker go on.

@@ -8,14 +8,15 @@ mod moves;
 mod rows;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use crds::PoolConfig;
+use crds::{Effective, PoolConfig};
 use pgnet::client::Credential;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
@@ -39,6 +40,8 @@ use moves::{apply, drain, paused};
 
 /// How long workers of a fenced master are waited for; they are closed, not asked.
 const FENCE_WAIT: Duration = Duration::from_secs(2);
+/// Different settings of clients that are kept to be shared.
+const EFFECTIVE_KEPT: usize = 16;
 /// Read buffers kept for reuse.
 const BUFFERS_MAX: usize = 256;
 /// First size of a client's read buffer.
@@ -108,6 +111,8 @@ pub(super) struct Thread {
     pub(super) paused: RefCell<HashSet<Option<String>>>,
     pub(super) changed: Notify,
     config: RefCell<Arc<PoolConfig>>,
+    /// What holds for clients, as found last.
+    effective: RefCell<VecDeque<Arc<Effective>>>,
     topology: RefCell<Arc<Topology>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     cards: RefCell<HashMap<u32, Rc<Card>>>,
@@ -135,6 +140,7 @@ impl Thread {
             paused: RefCell::default(),
             changed: Notify::new(),
             config: RefCell::new(config),
+            effective: RefCell::default(),
             topology: RefCell::new(Arc::new(Topology::unknown())),
             pools: RefCell::default(),
             cards: RefCell::default(),
@@ -149,6 +155,30 @@ impl Thread {
     /// Settings now.
     pub(super) fn config(&self) -> Arc<PoolConfig> {
         self.config.borrow().clone()
+    }
+
+    /// What holds for a client. Those for whom the same holds share it.
+    pub(super) fn effective_of(
+        &self,
+        database: &str,
+        user: &str,
+        application_name: &str,
+        address: Option<IpAddr>,
+    ) -> Arc<Effective> {
+        let found = self
+            .config
+            .borrow()
+            .effective_of(database, user, application_name, address);
+        let mut known = self.effective.borrow_mut();
+        if let Some(same) = known.iter().find(|known| ***known == found) {
+            return same.clone();
+        }
+        if known.len() == EFFECTIVE_KEPT {
+            known.pop_front();
+        }
+        let new = Arc::new(found);
+        known.push_back(new.clone());
+        new
     }
 
     /// Topology now.

@@ -21,6 +21,9 @@ use super::{Leave, Session, killed};
 /// Bytes of a client not yet dealt with, above which it is not read.
 pub(super) const INPUT_MAX: usize = HOLD_MAX + (64 << 10);
 
+/// A larger buffer for answers of ours is given back when they are sent.
+const OUT_KEPT: usize = 64;
+
 /// Reads once. A buffer is taken only when there is something to read: an idle client holds none.
 pub(super) fn poll_read(
     thread: &Rc<Thread>,
@@ -86,26 +89,34 @@ impl Session {
             .timeouts
             .client_write
             .unwrap_or(Duration::from_secs(3600));
-        let write = poll_fn(|cx| {
-            while !self.out.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
-                    Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
-                    Poll::Ready(Ok(n)) => self.out.advance(n),
-                    Poll::Pending => return Poll::Pending,
-                }
+        let mut patience: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        poll_fn(|cx| {
+            let sent = self.poll_flush(cx);
+            if sent.is_ready() {
+                return sent;
             }
-            if self.stream.is_tls() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
-                return Poll::Pending;
-            }
-            Poll::Ready(Ok(()))
-        });
-        tokio::time::timeout(limit, write)
-            .await
-            .unwrap_or(Err(Leave::Gone))?;
-        if self.out.capacity() > CLIENT_BUFFER {
+            let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            patience.as_mut().poll(cx).map(|()| Err(Leave::Gone))
+        })
+        .await?;
+        if self.out.capacity() > OUT_KEPT {
             self.out = BytesMut::new();
         }
         Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Leave>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
+                Poll::Ready(Ok(n)) => self.out.advance(n),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.stream.is_tls() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reads and drops the next `total` bytes of the client.

@@ -24,6 +24,7 @@ use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
 use super::policy::Transaction;
 use super::shared::interner;
+use super::unit::Unit;
 use super::{Leave, Session, Unserved, asker, io, local};
 use crate::classify::{Class, Discard, Kind, Prepare, Touches};
 
@@ -259,12 +260,12 @@ impl Session {
     pub(super) async fn lease_for(&mut self, class: &Class) -> Result<(), Leave> {
         self.scan.taken();
         self.thread.counters.requests_leased.add(1);
-        let mut lease = match Box::pin(self.acquire(class)).await {
+        let mut lease = match self.acquire(class).await {
             Ok(lease) => lease,
             Err(Refused::Leave(leave)) => return Err(leave),
             Err(Refused::Tell(fields)) => return self.refuse_unit(&fields).await,
         };
-        Box::pin(self.run_lease(&mut lease)).await?;
+        self.run_lease(&mut lease).await?;
         self.settle_lease(lease);
         Ok(())
     }
@@ -291,7 +292,7 @@ impl Session {
             .scan
             .next(&self.input, self.effective.limits.max_query_size)?
         {
-            Some(super::Unit::Query { total } | super::Unit::Batch { total }) => total,
+            Some(Unit::Query { total } | Unit::Batch { total }) => total,
             _ => return self.skip_batch(fields).await,
         };
         self.input.advance(total);
@@ -307,11 +308,7 @@ impl Session {
             Kind::Read | Kind::KnownRead | Kind::Show(_) | Kind::CopyOut
         ) && self.transaction == Transaction::None;
         loop {
-            let replica = if reads && self.prefers_replica(class) {
-                self.replica_pool()
-            } else {
-                None
-            };
+            let replica = if reads { self.replica_for(class) } else { None };
             let pool = match replica {
                 Some(pool) => pool,
                 None => match self.master_pool(true).await {

@@ -32,24 +32,24 @@ const NAME_MAX: usize = 63;
 const PIECE: usize = 64 << 10;
 
 impl Session {
-    /// Carries out a LISTEN or UNLISTEN that stands alone, outside a transaction. `None`: it does not.
+    /// Carries out a LISTEN or UNLISTEN that stands alone, outside a transaction. False: it does not.
     pub(super) async fn listen_alone(
         &mut self,
         unit: Unit,
         total: usize,
         class: &Class,
         batch: Option<&Batch>,
-    ) -> Option<Result<(), Leave>> {
+    ) -> bool {
         let (channel, tag) = match &class.kind {
             Kind::Listen { channel } => (Some(channel), "LISTEN"),
             Kind::Unlisten { channel } => (channel.as_ref(), "UNLISTEN"),
-            _ => return None,
+            _ => return false,
         };
         let alone = self.transaction == Transaction::None
             && batch.is_none_or(|batch| batch.single && !batch.obscure)
             && channel.is_none_or(|name| !name.is_empty() && name.len() < NAME_MAX);
         if !alone || !is_sound(&self.input[..total], batch.is_some()) {
-            return None;
+            return false;
         }
         let outcome = match (tag, channel) {
             ("LISTEN", Some(channel)) => self.open_ears(vec![Bytes::copy_from_slice(channel)], None).await,
@@ -74,7 +74,7 @@ impl Session {
             (Err(fields), Unit::Batch { .. }) => local::batch(&mut self.out, &input, Err(&*fields), status),
             (Err(fields), _) => local::error(&mut self.out, &fields, status),
         }
-        Some(Ok(()))
+        true
     }
 
     async fn open_ears(&mut self, channels: Vec<Bytes>, cut: Option<u64>) -> Result<(), Box<ErrorFields>> {

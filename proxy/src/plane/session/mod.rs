@@ -1,8 +1,10 @@
 //! A session: one client from its greeting to its end.
 //!
-//! The hub of the data plane. Takes the client's bytes apart into units, decides how each is run ([`policy`]), and runs it: answered here ([`local`]),
-//! in a shared queue ([`shared`]) or on a worker held alone ([`lease`]). Nothing below calls back up.
+//! The hub of the data plane. Takes the client's bytes apart into units, decides how each is run ([`dispatch`], [`policy`]),
+//! and runs it: answered here ([`local`]), in a shared queue ([`shared`]) or on a worker held alone ([`lease`]). Nothing below
+//! calls back up.
 
+mod dispatch;
 mod effects;
 mod greet;
 mod io;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use crds::Effective;
 use pgnet::client::Credential;
 use pgnet::fields::{ErrorFields, Severity};
@@ -37,11 +39,12 @@ use super::error::ServeError;
 use super::pool::Pool;
 use super::settings::Settings;
 use super::thread::{Hold, Thread};
-use crate::classify::{Class, Context, Kind, Lexing};
+use crate::classify::{Class, Context, Lexing};
+use dispatch::Next;
 use local::Status;
 use names::Names;
-use policy::{Decision, Transaction};
-use unit::{Scan, Unit, UnitError};
+use policy::Transaction;
+use unit::{Scan, UnitError};
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -126,6 +129,8 @@ struct Session {
     follows: (u64, String),
     /// As it was at the login: a change concerns new clients.
     mode: crds::PoolMode,
+    /// Times the request at the front was begun and has to be run again.
+    repeats: u32,
     _seat: Option<Box<dyn std::any::Any + Send>>,
 }
 
@@ -137,9 +142,9 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
     })
     .await;
     if let Some(replication) = client.replication {
-        return replicate::pass_through(&thread, &card, *client, replication).await;
+        return Box::pin(replicate::pass_through(&thread, &card, *client, replication)).await;
     }
-    let mut session = Box::new(Session::new(thread, card, *client));
+    let mut session = Session::new(thread, card, client);
     let leave = if full {
         Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
     } else {
@@ -153,19 +158,18 @@ pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>,
         };
         served.err().unwrap_or(Leave::Gone)
     };
-    session.leave(leave).await;
+    Box::pin(session.leave(leave)).await;
 }
 
 impl Session {
-    fn new(thread: Rc<Thread>, card: Rc<Card>, client: Client) -> Self {
+    fn new(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>) -> Box<Self> {
+        let client = *client;
         let startup = greet::startup(&thread, client.parameters, &client.peer);
-        let name = startup.get("application_name").unwrap_or_default();
-        let effective = thread
-            .config()
-            .effective_of(&client.database, &client.user, name, card.address());
-        let effective = Arc::new(effective);
-        *card.application_name.borrow_mut() = startup.get("application_name").unwrap_or_default().to_owned();
-        Self {
+        let name = startup.get("application_name").unwrap_or_default().to_owned();
+        let configured = thread.configured.get();
+        let effective = thread.effective_of(&client.database, &client.user, &name, card.address());
+        card.application_name.borrow_mut().clone_from(&name);
+        Box::new(Self {
             greeted_as: greet::without_name(&thread, &startup),
             thread,
             card,
@@ -184,32 +188,37 @@ impl Session {
             pinned: None,
             master: None,
             mode: effective.pool_mode,
-            follows: (u64::MAX, String::new()),
+            follows: (configured, name),
             effective,
+            repeats: 0,
             _seat: client.seat,
-        }
+        })
     }
 
     /// Serves requests until the client leaves.
+    ///
+    /// The three waits of the usual request have their room in the session's task. Whatever else there is to wait for gets
+    /// room of its own for as long as it lasts: a client that idles holds none of it.
     async fn serve(&mut self) -> Result<(), Leave> {
+        let mut next = Next::Request;
         loop {
-            self.follow_settings();
-            if let Some(mut lease) = self.pinned.take() {
-                Box::pin(self.run_lease(&mut lease)).await?;
-                self.settle_lease(lease);
-                continue;
-            }
-            if self.transaction == Transaction::None {
-                self.take_mail();
-            }
-            self.flush().await?;
-            match self
-                .scan
-                .next(&self.input, self.effective.limits.max_query_size)?
-            {
-                Some(unit) => self.handle(unit).await?,
-                None => self.wait_for_input().await?,
-            }
+            next = match next {
+                Next::Request => self.next_request()?,
+                Next::Input => {
+                    self.wait_for_input().await?;
+                    Next::Request
+                }
+                Next::Flush => {
+                    self.flush().await?;
+                    Next::Request
+                }
+                Next::Reply { total } => {
+                    let end = self.await_shared().await?;
+                    self.reply_ended(total, end)?;
+                    Next::Request
+                }
+                Next::Aside(aside) => Box::pin(self.step_aside(aside)).await?,
+            };
         }
     }
 
@@ -251,7 +260,7 @@ impl Session {
         });
         let read = match limit {
             None => read.await,
-            Some(limit) => match tokio::time::timeout(limit, read).await {
+            Some(limit) => match Box::pin(tokio::time::timeout(limit, read)).await {
                 Ok(read) => read,
                 Err(_) => return Err(too_idle(what, Some(limit))),
             },
@@ -266,127 +275,6 @@ impl Session {
         Ok(())
     }
 
-    /// Runs one unit.
-    async fn handle(&mut self, unit: Unit) -> Result<(), Leave> {
-        self.card.requests.set(self.card.requests.get() + 1);
-        self.card.cancelled.set(false);
-        match unit {
-            Unit::Terminate => Err(Leave::Gone),
-            Unit::Stray { total } => self.discard(total).await,
-            Unit::TooLarge { tag, total } => {
-                let fields = ErrorFields::new(
-                    Severity::Error,
-                    SqlState::PROGRAM_LIMIT_EXCEEDED,
-                    format!(
-                        "statement of {total} bytes is larger than {}",
-                        self.effective.limits.max_query_size
-                    ),
-                )
-                .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
-                self.discard(total).await?;
-                if matches!(tag, b'Q' | b'F') {
-                    self.answer(|out, status| local::error(out, &fields, status));
-                } else {
-                    // The rest of the batch is skipped as after any error.
-                    self.skip_batch(&fields).await?;
-                }
-                self.fail_open_transaction();
-                Ok(())
-            }
-            Unit::Query { total } => {
-                let text = match unit::query_text(&self.input[5..total]) {
-                    Ok(text) => text,
-                    Err(fields) => {
-                        self.input.advance(total);
-                        self.scan.taken();
-                        self.fail_open_transaction();
-                        self.answer(|out, status| local::error(out, &fields, status));
-                        return Ok(());
-                    }
-                };
-                let class = self.classify(text);
-                if let Some(done) = self.listen_alone(unit, total, &class, None).await {
-                    return done;
-                }
-                self.names.drop_unnamed();
-                let decision = policy::query(
-                    &class,
-                    &self.transaction,
-                    self.mode(),
-                    self.thread.config().defer_begin,
-                );
-                self.carry_out(decision, unit, total, &class).await
-            }
-            Unit::Batch { total } => {
-                let batch = self.inspect(total)?;
-                if let Some(done) = self.listen_alone(unit, total, &batch.class, Some(&batch)).await {
-                    return done;
-                }
-                let decision = policy::batch(
-                    &batch,
-                    &self.transaction,
-                    self.mode(),
-                    self.thread.config().defer_begin,
-                );
-                self.carry_out(decision, unit, total, &batch.class).await
-            }
-            Unit::Stream => {
-                let class = Class::of(Kind::Unknown);
-                if self.transaction == Transaction::Failed {
-                    let fields = local::in_failed_transaction();
-                    return self.skip_batch(&fields).await;
-                }
-                self.lease_for(&class).await
-            }
-        }
-    }
-
-    async fn carry_out(
-        &mut self,
-        decision: Decision,
-        unit: Unit,
-        total: usize,
-        class: &Class,
-    ) -> Result<(), Leave> {
-        match decision {
-            Decision::Local(answer) => {
-                self.thread.counters.requests_local.add(1);
-                let input = self.input.split_to(total);
-                self.scan.taken();
-                answer.write(
-                    &mut self.out,
-                    &input,
-                    matches!(unit, Unit::Batch { .. }),
-                    &mut self.transaction,
-                );
-                Ok(())
-            }
-            Decision::Refuse(fields, then) => {
-                self.thread.counters.error(fields.code);
-                self.input.advance(total);
-                self.scan.taken();
-                self.transaction = then;
-                local::error(&mut self.out, &fields, self.transaction.status());
-                Ok(())
-            }
-            // A client that sends ahead gets a worker for itself until its pipeline is empty.
-            Decision::Shared if self.input.len() > total && self.scan_behind(total) => {
-                self.lease_for(class).await
-            }
-            Decision::Shared if self.settings.has_transaction_defaults() => self.lease_for(class).await,
-            Decision::Shared => self.run_shared(unit, total, class).await,
-            Decision::Lease => self.lease_for(class).await,
-        }
-    }
-
-    /// Whether another complete unit stands behind the first one.
-    fn scan_behind(&self, total: usize) -> bool {
-        matches!(
-            Scan::default().next(&self.input[total..], self.effective.limits.max_query_size),
-            Ok(Some(Unit::Query { .. } | Unit::Batch { .. } | Unit::Stream))
-        )
-    }
-
     /// Settings of the resource that hold for this client now.
     fn follow_settings(&mut self) {
         let configured = self.thread.configured.get();
@@ -394,11 +282,9 @@ impl Session {
             return;
         }
         let name = self.card.application_name.borrow().clone();
-        let effective =
-            self.thread
-                .config()
-                .effective_of(&self.database, &self.user, &name, self.card.address());
-        self.effective = Arc::new(effective);
+        self.effective = self
+            .thread
+            .effective_of(&self.database, &self.user, &name, self.card.address());
         self.follows = (configured, name);
     }
 
@@ -443,29 +329,36 @@ impl Session {
         }
     }
 
+    /// The pool of the master, if it may be used now.
+    fn open_master(&mut self, opens_lease: bool) -> Option<Rc<Pool>> {
+        if !self.thread.is_open(&self.database, opens_lease) {
+            return None;
+        }
+        let generation = self.thread.generation.get();
+        if let Some((of, pool)) = &self.master
+            && *of == generation
+        {
+            return Some(pool.clone());
+        }
+        let topology = self.thread.topology();
+        let server = topology.master.as_ref()?;
+        let pool = self.thread.pool(
+            server,
+            &self.database,
+            &self.user,
+            &self.credential,
+            self.is_direct(),
+        );
+        self.enter(generation, pool.clone());
+        Some(pool)
+    }
+
     /// The pool of the master, or the error of not having one for too long. Waits while the master moves.
     async fn master_pool(&mut self, opens_lease: bool) -> Result<Rc<Pool>, Unserved> {
         let begun = Instant::now();
         loop {
-            let generation = self.thread.generation.get();
-            if self.thread.is_open(&self.database, opens_lease) {
-                if let Some((of, pool)) = &self.master
-                    && *of == generation
-                {
-                    return Ok(pool.clone());
-                }
-                let topology = self.thread.topology();
-                if let Some(server) = &topology.master {
-                    let pool = self.thread.pool(
-                        server,
-                        &self.database,
-                        &self.user,
-                        &self.credential,
-                        self.is_direct(),
-                    );
-                    self.enter(generation, pool.clone());
-                    return Ok(pool);
-                }
+            if let Some(pool) = self.open_master(opens_lease) {
+                return Ok(pool);
             }
             self.card.set_doing(Doing::Waiting);
             let clock = !matches!(self.thread.hold.get(), Hold::All { clock: false } | Hold::Leases);

@@ -1,6 +1,6 @@
 //! The prepared statements of a session: the client's names, and what they stand for on any worker.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -29,8 +29,8 @@ pub(super) enum Change {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Names {
-    named: HashMap<Bytes, Rc<Statement>>,
-    sql: HashMap<Bytes, SqlPrepared>,
+    named: BTreeMap<Bytes, Rc<Statement>>,
+    sql: BTreeMap<Bytes, SqlPrepared>,
     unnamed: Option<Rc<Statement>>,
     /// Changes asked for and not yet acknowledged by the server, by request.
     asked: VecDeque<Vec<Change>>,
@@ -39,9 +39,9 @@ pub(super) struct Names {
     described: VecDeque<Vec<Bytes>>,
     describing: Vec<Bytes>,
     /// What the client was told the rows of its statements look like.
-    shapes: HashMap<Bytes, u64>,
+    shapes: BTreeMap<Bytes, u64>,
     /// Statements whose rows look different now: the client has to prepare them anew.
-    changed: HashSet<Bytes>,
+    changed: BTreeSet<Bytes>,
 }
 
 impl Names {

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
@@ -18,6 +17,7 @@ use super::super::settings::{Difference, Settings};
 use super::super::slot::End;
 use super::super::statement::{Statement, StatementKey};
 use super::super::worker::{Composer, Purpose, State, Worker};
+use super::dispatch::{Aside, Next};
 use super::policy::Batch;
 use super::translate::{self, Ground};
 use super::unit::Unit;
@@ -27,70 +27,92 @@ use crate::classify::{Class, Kind, list};
 /// Length of a Sync.
 const LONE_SYNC: usize = 5;
 /// Times a read is run again among others before it gets a worker for itself.
-const REPEATS_MAX: u32 = 5;
+pub(super) const REPEATS_MAX: u32 = 5;
 
 impl Session {
-    /// Runs a known read in a shared queue.
-    pub(super) async fn run_shared(&mut self, unit: Unit, total: usize, class: &Class) -> Result<(), Leave> {
-        let mut repeats = 0;
-        let end = loop {
-            let (pool, worker) = match self.find_shared(class).await {
-                Ok(found) => found,
-                Err(Unserved::Leave(leave)) => return Err(leave),
-                Err(Unserved::Told(error)) => return self.shared_failed(unit, total, &error),
-            };
-            if !self.unverified(&worker).is_empty() {
-                // The server is asked before it runs them, which needs a worker for oneself.
-                pool.decline(&worker);
-                return self.lease_for(class).await;
-            }
-            self.submit(&pool, &worker, unit, total, class)?;
-            let end = self.await_shared().await?;
-            self.card.set_worker(None);
-            match end {
-                End::Repeat if self.card.cancelled.get() => break End::Cancelled,
-                End::Repeat => {
-                    repeats += 1;
-                    self.thread.counters.repeats.add(1);
-                    self.names.forget_asked();
-                    if repeats > REPEATS_MAX {
-                        return self.lease_for(class).await;
-                    }
-                }
-                end => break end,
-            }
+    /// Puts a known read into the queue of a worker that takes it now; without one it waits.
+    pub(super) fn share_now(&mut self, unit: Unit, total: usize, class: Class) -> Next {
+        let pool = match self.replica_for(&class) {
+            Some(pool) => Some(pool),
+            None => self.open_master(false),
         };
-        self.input.advance(total);
-        self.scan.taken();
+        let found = pool.and_then(|pool| Some((pool.pick_shared(&self.settings, class.shape)?, pool)));
+        match found {
+            Some((worker, pool)) => self.put(&pool, &worker, unit, total, class),
+            None => Next::Aside(Aside::Queue(unit, total, Box::new(class))),
+        }
+    }
+
+    /// Waits for a worker that takes a known read.
+    pub(super) async fn share_later(
+        &mut self,
+        unit: Unit,
+        total: usize,
+        class: Box<Class>,
+    ) -> Result<Next, Leave> {
+        match self.find_shared(&class).await {
+            Ok((pool, worker)) => Ok(self.put(&pool, &worker, unit, total, *class)),
+            Err(Unserved::Leave(leave)) => Err(leave),
+            Err(Unserved::Told(error)) => {
+                self.names.forget_asked();
+                self.pass_over(total);
+                self.repeats = 0;
+                self.own_error(&error);
+                Ok(Next::Request)
+            }
+        }
+    }
+
+    fn put(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: Class) -> Next {
+        if !self.unverified(worker).is_empty() {
+            // The server is asked before it runs them, which needs a worker for oneself.
+            pool.decline(worker);
+            return Next::Aside(Aside::Lease(Box::new(class)));
+        }
+        self.submit(pool, worker, unit, total, &class);
+        Next::Reply { total }
+    }
+
+    /// The known read at the front was answered, or has to be run again.
+    pub(super) fn reply_ended(&mut self, total: usize, end: End) -> Result<(), Leave> {
+        self.card.set_worker(None);
+        let end = match end {
+            End::Repeat if self.card.cancelled.get() => End::Cancelled,
+            End::Repeat => {
+                self.repeats += 1;
+                self.thread.counters.repeats.add(1);
+                self.names.forget_asked();
+                self.scan.taken();
+                return Ok(());
+            }
+            end => end,
+        };
+        self.repeats = 0;
+        self.pass_over(total);
         self.thread.counters.requests_shared.add(1);
         match end {
-            End::Done { acks, shapes, .. } => {
-                self.names.settle(acks, shapes);
-                Ok(())
-            }
+            End::Done { acks, shapes, .. } => self.names.settle(acks, shapes),
             End::Cancelled => {
                 self.names.forget_asked();
                 self.own_error(&ServeError::Cancelled);
-                Ok(())
             }
             End::Repeat | End::Lost { .. } => {
                 self.names.forget_asked();
-                let clean = !matches!(end, End::Lost { clean_cut: false, .. });
+                if matches!(end, End::Lost { clean_cut: false, .. }) {
+                    // Half a message is out: nothing that follows could be understood.
+                    return Err(Leave::Gone);
+                }
                 let fields = ErrorFields::new(
                     Severity::Error,
                     SqlState::CONNECTION_FAILURE,
                     "the server was lost while it answered",
                 )
                 .with_hint("The statement only read; it may be repeated.");
-                if !clean {
-                    // Half a message is out: nothing that follows could be understood.
-                    return Err(Leave::Gone);
-                }
                 self.thread.counters.error(fields.code);
                 local::error(&mut self.out, &fields, self.transaction.status());
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Tells the client why its request could not be run, with its own status behind it.
@@ -101,23 +123,19 @@ impl Session {
         local::error(&mut self.out, &fields, self.transaction.status());
     }
 
-    fn shared_failed(&mut self, _unit: Unit, total: usize, error: &ServeError) -> Result<(), Leave> {
-        self.names.forget_asked();
-        self.input.advance(total);
-        self.scan.taken();
-        self.own_error(error);
-        Ok(())
+    /// The pool of a healthy replica, if this read goes to one.
+    pub(super) fn replica_for(&mut self, class: &Class) -> Option<Rc<Pool>> {
+        if self.prefers_replica(class) {
+            self.replica_pool()
+        } else {
+            None
+        }
     }
 
     /// A worker that takes this read: of a replica where that is wanted and one is healthy, else of the master.
     async fn find_shared(&mut self, class: &Class) -> Result<(Rc<Pool>, Rc<Worker>), Unserved> {
         loop {
-            let replica = if self.prefers_replica(class) {
-                self.replica_pool()
-            } else {
-                None
-            };
-            let pool = match replica {
+            let pool = match self.replica_for(class) {
                 Some(pool) => pool,
                 None => self.master_pool(false).await?,
             };
@@ -149,14 +167,7 @@ impl Session {
     }
 
     /// Puts the request into the worker's queue.
-    fn submit(
-        &mut self,
-        pool: &Rc<Pool>,
-        worker: &Rc<Worker>,
-        unit: Unit,
-        total: usize,
-        class: &Class,
-    ) -> Result<(), Leave> {
+    fn submit(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: &Class) {
         let worn = worker.wears();
         let difference = self.settings.difference(&worn);
         if worker.state.get() == State::Shared {
@@ -211,17 +222,13 @@ impl Session {
                 }
             }
         });
-        if matches!(unit, Unit::Query { .. }) {
-            self.names.request_ends();
-        }
         if let Difference::Set(set) = &difference {
             worker.note_custom(set.iter().map(|(name, _)| *name));
         }
-        Ok(())
     }
 
     /// Sends the reply on as it comes, until the request has ended and all is out.
-    async fn await_shared(&mut self) -> Result<End, Leave> {
+    pub(super) async fn await_shared(&mut self) -> Result<End, Leave> {
         let slot = self.card.slot.clone();
         let mut ended = None;
         let mut stuck: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;

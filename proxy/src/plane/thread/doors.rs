@@ -94,11 +94,12 @@ pub(super) async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer
             thread.counters.logins.add(1);
             let home = thread.shared.place(&client.database, &client.user);
             if home == thread.index {
-                serve(thread, client).await;
+                // In a task of its own: the room of the login is not kept.
+                tokio::task::spawn_local(serve(thread.clone(), client));
             } else if let Some(threads) = thread.shared.threads.get() {
                 match take_off(*client) {
                     Ok(traveller) => drop(threads[home].send(Command::Admit(Box::new(traveller)))),
-                    Err(client) => serve(thread.clone(), client).await,
+                    Err(client) => drop(tokio::task::spawn_local(serve(thread.clone(), client))),
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
 use pgnet::client::Credential;
 use pgnet::startup::ProtocolVersion;
@@ -36,10 +36,12 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// An authenticated client, ready to be served. `AuthenticationOk` has been sent, nothing after it.
+/// An authenticated client, ready to be served.
 pub struct Client<S = Stream> {
     /// The client's socket; everything the doorman read has been consumed.
     pub stream: S,
+    /// What it is to be sent ahead of everything else: `AuthenticationOk`, and what its authentication ends with.
+    pub unsent: BytesMut,
     /// Database as the server knows it (suffixes are off).
     pub database: Arc<str>,
     /// Role as the server knows it (suffixes are off).
@@ -67,6 +69,7 @@ impl<S> Client<S> {
     pub(super) fn exchange<T>(self, stream: T) -> (S, Client<T>) {
         let Self {
             stream: own,
+            unsent,
             database,
             user,
             parameters,
@@ -82,6 +85,7 @@ impl<S> Client<S> {
             own,
             Client {
                 stream,
+                unsent,
                 database,
                 user,
                 parameters,

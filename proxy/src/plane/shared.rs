@@ -12,6 +12,8 @@ use super::thread::Command;
 
 /// Share of a data thread's time above which a pool spreads to a further thread, in thousandths.
 const SATURATED: u32 = 850;
+/// The same above which a further thread helps to accept connections.
+const BUSY: u32 = 500;
 
 /// See the module.
 pub(super) struct Shared {
@@ -43,6 +45,11 @@ impl Shared {
             load: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             homes: Mutex::default(),
         }
+    }
+
+    /// Whether this thread accepts connections: the first does, each further one when the one before it is busy.
+    pub(super) fn helps_to_accept(&self, thread: usize) -> bool {
+        thread == 0 || self.busy[thread - 1].load(Relaxed) >= BUSY
     }
 
     /// The thread a client of this database and user goes to: one that serves its pool already, unless all of those are

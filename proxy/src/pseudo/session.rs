@@ -131,15 +131,15 @@ fn broken(text: impl Into<String>) -> Failed {
 }
 
 impl Session {
-    fn new(client: Box<Client>, who: Who, stage: Arc<dyn Stage>) -> Self {
+    fn new(mut client: Box<Client>, who: Who, stage: Arc<dyn Stage>) -> Self {
         Self {
+            out: std::mem::take(&mut client.unsent),
             client,
             who,
             stage,
             statements: HashMap::new(),
             portals: HashMap::new(),
             skipping: false,
-            out: BytesMut::new(),
         }
     }
 

@@ -89,6 +89,7 @@ impl Session {
         let stage = Arc::new(Fake::default());
         let client = Client {
             stream: Stream::Unix(theirs),
+            unsent: BytesMut::new(),
             database: "pseudo".into(),
             user: "app".into(),
             replication: None,

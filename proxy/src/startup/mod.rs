@@ -1,4 +1,4 @@
-//! The login of a client, from its first byte to AuthenticationOk.
+//! The login of a client, from its first byte to AuthenticationOk, which goes out with the greeting.
 //!
 //! ```text
 //! accept -> [GSS: N] -> [TLS: S, handshake | N] -> startup packet -> [versions] -> authentication -> seat -> Ok
@@ -225,12 +225,12 @@ impl Entrance {
             let application_name = application_name.map_or("", |(_, value)| value);
             Some(self.seat(terms, &user, &database, application_name, address)?)
         };
-        let mut last_words = admitted.last_words;
-        backend::authentication_ok(&mut last_words);
-        talk.send(&last_words).await?;
+        let mut unsent = admitted.last_words;
+        backend::authentication_ok(&mut unsent);
         debug!(%peer, %user, %database, tls, "Logged in");
         let client = Box::new(Client {
             stream: talk.take()?,
+            unsent,
             database,
             user,
             parameters: asks.parameters,

@@ -175,7 +175,7 @@ impl Session {
             card,
             stream: client.stream,
             input: BytesMut::new(),
-            out: BytesMut::new(),
+            out: client.unsent,
             scan: Scan::default(),
             database: client.database,
             user: client.user,
@@ -445,6 +445,7 @@ impl Session {
         }
         self.card.slot.clear();
         debug!(client = self.card.process_id, ?leave, "Left");
+        let gone = matches!(leave, Leave::Gone);
         if let Leave::Fatal(fields) = leave {
             self.out.clear();
             if let Some(notice) = farewell(&fields) {
@@ -452,6 +453,9 @@ impl Session {
             }
             fields.encode_error(&mut self.out);
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.flush()).await;
+        }
+        if gone && !self.stream.is_tls() {
+            return;
         }
         let _ = tokio::time::timeout(
             std::time::Duration::from_millis(100),

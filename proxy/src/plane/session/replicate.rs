@@ -26,12 +26,12 @@ const MARK: &str = "\0replication";
 
 /// Serves a replication connection until one of both ends closes, or its server is no longer the master.
 pub(super) async fn pass_through(thread: &Rc<Thread>, card: &Rc<Card>, client: Client, replication: &str) {
-    let (mut stream, client) = client.exchange(());
+    let (mut stream, mut client) = client.exchange(());
+    let mut out = std::mem::take(&mut client.unsent);
     let fields = match open(thread, &client, replication).await {
-        Ok(opened) => return relay(thread, card, &mut stream, opened).await,
+        Ok(opened) => return relay(thread, card, &mut stream, out, opened).await,
         Err(fields) => fields,
     };
-    let mut out = BytesMut::new();
     fields.encode_error(&mut out);
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&out)).await;
     let _ = stream.shutdown().await;
@@ -102,14 +102,19 @@ async fn open(thread: &Rc<Thread>, client: &Client<()>, replication: &str) -> Re
     }
 }
 
-async fn relay(thread: &Rc<Thread>, card: &Rc<Card>, stream: &mut Stream, mut opened: Opened) {
+async fn relay(
+    thread: &Rc<Thread>,
+    card: &Rc<Card>,
+    stream: &mut Stream,
+    mut greeting: BytesMut,
+    mut opened: Opened,
+) {
     let Some(mut connection) = opened.connection.take() else {
         return;
     };
     card.adopt(connection.process_id, connection.cancel_key.clone());
     *card.pins.borrow_mut() = vec!["replication"];
     card.set_doing(Doing::Leased);
-    let mut greeting = BytesMut::new();
     for (name, value) in &connection.parameters {
         backend::parameter_status(&mut greeting, name, value);
     }

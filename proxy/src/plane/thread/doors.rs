@@ -13,6 +13,11 @@ use super::super::client::{Client, Door, Login, Peer};
 use super::super::session;
 use super::{Command, Thread, cancel_anywhere};
 
+/// How often a thread looks whether others need its help with accepting.
+const HELP_LOOK: Duration = Duration::from_millis(250);
+
+/// Accepts connections. A new one wakes every thread that waits for it, and all but one in vain: the others help when one
+/// alone has much to do.
 pub(super) async fn accept(thread: Rc<Thread>, listener: Listener, door: Door) {
     let listener = match Acceptor::new(listener) {
         Ok(listener) => listener,
@@ -22,9 +27,11 @@ pub(super) async fn accept(thread: Rc<Thread>, listener: Listener, door: Door) {
         }
     };
     while !thread.shared.draining.load(Relaxed) {
+        let helps = thread.shared.helps_to_accept(thread.index);
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if helps => accepted,
             () = thread.changed.notified() => continue,
+            () = tokio::time::sleep(HELP_LOOK), if thread.index > 0 => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -63,7 +70,6 @@ impl Acceptor {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                stream.set_nodelay(true)?;
                 (Stream::Tcp(stream), Peer::Tcp(address))
             }
             Self::Unix(listener) => {

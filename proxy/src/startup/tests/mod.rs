@@ -131,8 +131,14 @@ impl World {
     fn client(&self, peer: Peer) -> Guest {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let entrance = Arc::clone(&self.entrance);
-        let login =
-            tokio::spawn(async move { entrance.login(Stream::Unix(theirs), Door::ReadWrite, peer).await });
+        let login = tokio::spawn(async move {
+            let mut login = entrance.login(Stream::Unix(theirs), Door::ReadWrite, peer).await;
+            if let Login::Client(client) | Login::Pseudo(client) = &mut login {
+                let unsent = std::mem::take(&mut client.unsent);
+                client.stream.write_all(&unsent).await.unwrap();
+            }
+            login
+        });
         Guest { socket, login }
     }
 

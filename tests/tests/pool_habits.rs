@@ -188,3 +188,29 @@ fn a_pool_that_is_never_idle_still_learns_which_statements_are_reads() {
         learned.unwrap();
     });
 }
+
+/// BEGIN goes ahead of the first statement as a prepared statement. Here it is taken away behind the proxy's back: the
+/// server refuses BEGIN, skips the statement behind it and waits for a Sync.
+#[test]
+fn a_begin_that_fails_ahead_of_its_first_statement_leaves_nothing_waiting() {
+    let stage = one_worker("begin");
+    let mut client = stage.client();
+    client.set_timeout(Duration::from_secs(10));
+    let transaction = |client: &mut Connection| -> Result<String, pgstmtpool_tests::wire::WireError> {
+        client.query("begin")?;
+        let value = client.value("select 'in it'")?;
+        client.query("commit")?;
+        Ok(value)
+    };
+    for round in 0..3 {
+        assert_eq!(transaction(&mut client).unwrap(), "in it", "round {round}");
+        client
+            .query("begin; do $$ begin execute 'deallocate all'; end $$; commit")
+            .unwrap();
+        if let Err(error) = transaction(&mut client) {
+            println!("round {round}: {error}");
+            assert_eq!(error.code(), "26000");
+            client.query("rollback").unwrap();
+        }
+    }
+}

@@ -142,6 +142,8 @@ pub(super) struct Script {
     skipped: Vec<StatementId>,
     /// After an error the server reads on to the next Sync and answers nothing before it.
     skipping: bool,
+    /// That Sync has to be sent: a Query, which ends its request by itself, was skipped.
+    owes_sync: bool,
 }
 
 impl Script {
@@ -154,6 +156,11 @@ impl Script {
             }
         }
         self.steps.push_back(step);
+    }
+
+    /// After the failure of what stood ahead of a Query: whether a Sync has to be sent for it now.
+    pub(super) fn take_owed_sync(&mut self) -> bool {
+        std::mem::take(&mut self.owes_sync)
     }
 
     /// Whether the server ignores everything up to the next Sync.
@@ -315,15 +322,18 @@ impl Script {
             };
             return (verdict, Event::Error);
         }
+        let mut query = false;
         while let Some(step) = self.steps.front() {
             match &step.op {
                 Op::Sync => break,
                 Op::Parse(Some(id)) => self.skipped.push(*id),
+                Op::Query => query = true,
                 _ => {}
             }
             self.steps.pop_front();
         }
         self.skipping = self.steps.is_empty();
+        self.owes_sync = self.skipping && query;
         (verdict, Event::Error)
     }
 }
@@ -399,6 +409,35 @@ mod tests {
             (b'Z', b'I'),
         ];
         assert_eq!(shown(&mut prefixed_query(), &frames).as_deref(), Ok("---E-Z!"));
+    }
+
+    #[test]
+    fn a_begin_ahead_of_a_query_costs_no_sync_unless_it_fails() {
+        let steps = || {
+            vec![
+                Step::nobody(Op::Bind(None)),
+                Step::nobody(Op::Execute),
+                Step::client(Op::Query).ending(),
+            ]
+        };
+        let mut fine = script(steps());
+        let frames = [
+            (b'2', 0),
+            (b'C', 0),
+            (b'T', 0),
+            (b'D', 0),
+            (b'C', 0),
+            (b'Z', b'T'),
+        ];
+        assert_eq!(shown(&mut fine, &frames).as_deref(), Ok("--TDCZ!"));
+        assert!(fine.is_empty() && !fine.take_owed_sync());
+
+        let mut failed = script(steps());
+        assert_eq!(shown(&mut failed, &[(b'2', 0), (b'E', 0)]).as_deref(), Ok("-E"));
+        assert!(failed.take_owed_sync() && !failed.take_owed_sync());
+        failed.push(Step::client(Op::Sync).ending());
+        assert_eq!(shown(&mut failed, &[(b'Z', b'I')]).as_deref(), Ok("Z!"));
+        assert!(failed.is_empty() && !failed.is_skipping());
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(super) struct Lease {
     request_began: Instant,
     cancelled: bool,
     returned: bool,
-    /// BEGIN was written ahead of a simple Query: it needs a Sync behind it.
+    /// BEGIN was written ahead of a simple Query.
     begin_ahead: bool,
     /// The ReadyForQuery of a RESET was kept back: it goes out behind the session's own ParameterStatus.
     owes_ready: bool,

@@ -10,7 +10,7 @@ use pgnet::frame;
 use pgnet::sqlstate::SqlState;
 
 use super::super::pool::Run;
-use super::super::script::{Event, Misfit, To, Verdict};
+use super::super::script::{Event, Misfit, Op, Step, To, Verdict};
 use super::super::slot::End;
 use super::super::turn;
 use super::task::{Gone, Io};
@@ -90,6 +90,10 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     repeat_with_new_plan(inner, run);
                 }
                 let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
+                if inner.script.take_owed_sync() {
+                    pgnet::frontend::sync(&mut inner.out);
+                    inner.script.push(Step::client(Op::Sync).ending());
+                }
                 if let Some(head) = inner.pending.front_mut() {
                     head.error = true;
                 }

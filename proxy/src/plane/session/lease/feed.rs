@@ -246,17 +246,13 @@ impl Session {
         lease.note_sql(&class.kind, &self.input[5..total - 1]);
         lease.expects_copy = expects_copy(&class.kind);
         let input = self.input.split_to(total);
-        let ahead = std::mem::take(&mut lease.begin_ahead);
+        // Should BEGIN fail, the server skips to a Sync: until that is known nothing else may stand before it. The Sync itself
+        // is sent when it is needed (`Script::take_owed_sync`): its ReadyForQuery would cost a message per transaction.
+        lease.barrier |= std::mem::take(&mut lease.begin_ahead);
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| {
             to.out().extend_from_slice(&input);
-            if ahead {
-                to.step(Step::query_before_sync());
-                pgnet::frontend::sync(to.out());
-                to.step(Step::client(Op::Sync));
-            } else {
-                to.step(Step::client(Op::Query));
-            }
+            to.step(Step::client(Op::Query));
         });
         lease.worker.finish_batch();
         self.names.request_ends();

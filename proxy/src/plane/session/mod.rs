@@ -447,7 +447,6 @@ impl Session {
         debug!(client = self.card.process_id, ?leave, "Left");
         let gone = matches!(leave, Leave::Gone);
         if let Leave::Fatal(fields) = leave {
-            self.out.clear();
             if let Some(notice) = farewell(&fields) {
                 notice.encode_notice(&mut self.out);
             }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgstmtpool_tests::wire::{Connection, encode};
+use pgstmtpool_tests::wire::{Connection, WireError, encode};
 use pgstmtpool_tests::{Stage, wait_until};
 
 /// Sent by pools around their users' work, in a Query.
@@ -196,7 +196,8 @@ fn a_begin_that_fails_ahead_of_its_first_statement_leaves_nothing_waiting() {
     let stage = one_worker("begin");
     let mut client = stage.client();
     client.set_timeout(Duration::from_secs(10));
-    let transaction = |client: &mut Connection| -> Result<String, pgstmtpool_tests::wire::WireError> {
+    let mut refused = 0;
+    let transaction = |client: &mut Connection| -> Result<String, WireError> {
         client.query("begin")?;
         let value = client.value("select 'in it'")?;
         client.query("commit")?;
@@ -205,12 +206,13 @@ fn a_begin_that_fails_ahead_of_its_first_statement_leaves_nothing_waiting() {
     for round in 0..3 {
         assert_eq!(transaction(&mut client).unwrap(), "in it", "round {round}");
         client
-            .query("begin; do $$ begin execute 'deallocate all'; end $$; commit")
+            .query("do $$ begin execute 'deallocate all'; end $$")
             .unwrap();
+        // Once, and the server connection is whole again.
         if let Err(error) = transaction(&mut client) {
-            println!("round {round}: {error}");
             assert_eq!(error.code(), "26000");
-            client.query("rollback").unwrap();
+            refused += 1;
         }
     }
+    assert!(refused > 0, "nothing was tried");
 }

@@ -185,10 +185,10 @@ impl Script {
             .any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement(_)))
     }
 
-    /// The statement the server is binding.
+    /// The statement the server is binding or describing.
     pub(super) fn binding(&self) -> Option<StatementId> {
         match self.steps.front()?.op {
-            Op::Bind(id) => id,
+            Op::Bind(id) | Op::DescribeStatement(id) => id,
             _ => None,
         }
     }

@@ -379,7 +379,7 @@ impl Session {
         lease.worker.stream(&slot, |to| {
             to.ensure(&statement, cap);
             pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &[], &[]);
-            to.step(Step::nobody(Op::Bind(None)));
+            to.step(Step::nobody(Op::Bind(Some(statement.id))));
             pgnet::frontend::execute(to.out(), b"", 0);
             to.step(Step::nobody(Op::Execute));
         });

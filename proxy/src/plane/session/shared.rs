@@ -407,7 +407,7 @@ pub(super) fn prefix(to: &mut Composer<'_>, pool: &Rc<Pool>, set: &[(&str, &str)
         params.push(Some(value.as_bytes()));
     }
     pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &params, &[]);
-    to.step(Step::nobody(Op::Bind(None)));
+    to.step(Step::nobody(Op::Bind(Some(statement.id))));
     pgnet::frontend::execute(to.out(), b"", 0);
     to.step(Step::nobody(Op::Execute));
 }

@@ -80,13 +80,16 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     deliver(worker, inner, io, &mut run);
                     return Err(Gone::Server(Some(Rc::new(fields))));
                 }
-                if fields.routine.as_deref() == Some("RevalidateCachedQuery") {
-                    if let Some(id) = inner.script.binding()
-                        && let Some(known) = inner.prepared.get_mut(&id)
-                    {
-                        known.state = Prepared::Broken;
-                        known.shape = None;
-                    }
+                let replanned = fields.routine.as_deref() == Some("RevalidateCachedQuery");
+                // Or somebody deallocated it where nobody could read it: in a function, in DO.
+                if (replanned || fields.code == SqlState::INVALID_SQL_STATEMENT_NAME)
+                    && let Some(id) = inner.script.binding()
+                    && let Some(known) = inner.prepared.get_mut(&id)
+                {
+                    known.state = Prepared::Broken;
+                    known.shape = None;
+                }
+                if replanned {
                     repeat_with_new_plan(inner, run);
                 }
                 let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;

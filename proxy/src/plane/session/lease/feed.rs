@@ -42,10 +42,12 @@ impl Session {
                 }
                 continue;
             }
-            if lease.barrier && (lease.outstanding > 0 || lease.owes_ready) {
-                return Ok(());
+            if lease.barrier && !lease.worker.copying_in() {
+                if lease.outstanding > 0 || lease.owes_ready {
+                    return Ok(());
+                }
+                lease.barrier = false;
             }
-            lease.barrier = false;
             let Some(header) = frame::peek(&self.input, u32::MAX >> 1).map_err(UnitError::from)? else {
                 return Ok(());
             };

@@ -21,7 +21,7 @@ cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log"
 code=${PIPESTATUS[0]}
 say "end to end on Kubernetes"
 if [ "${SKIP_E2E:-}" = 1 ]; then
-  echo "NOT RUN, because ${SKIP_E2E_WHY:-SKIP_E2E=1}: the charts and every scenario on a cluster. Nothing here says that they work."
+  echo "NOT RUN: the charts and every scenario on a cluster. Nothing here says that they work. ${SKIP_E2E_WHY:-SKIP_E2E=1}"
 else
   scripts/install-deps.sh e2e && scripts/e2e.sh 2>&1 | tee -a "$log"
   for e2e in "${PIPESTATUS[@]}"; do if [ "$e2e" != 0 ]; then code=1; fi; done

@@ -532,9 +532,13 @@ api_action() { # stop | start
     start)
       (enter control bash "$self" _again "$folder" "$nodes" kube-apiserver)
       (enter control bash "$self" _await_api "$folder" "$nodes")
-      # Its cache may not survive that ("cache is corrupted"): then it ends, and elsewhere its kubelet would start it again.
-      (enter control bash -c 'kill -KILL "$0" 2>/dev/null' "$(cat "$folder/run/kube-scheduler.pid")") || true
-      (enter control bash "$self" _again "$folder" "$nodes" kube-scheduler)
+      # Elsewhere they hold a lead, end when they lose the API, and are started again by their kubelet. Here they would go on with a
+      # cache that may be corrupted (scheduler), or that hears of changes up to a minute late.
+      local name
+      for name in kube-scheduler kube-controller-manager; do
+        (enter control bash -c 'kill -KILL "$0" 2>/dev/null' "$(cat "$folder/run/$name.pid")") || true
+        (enter control bash "$self" _again "$folder" "$nodes" "$name")
+      done
       ;;
     *) fail "unknown action $1" ;;
   esac

@@ -7,10 +7,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::stage::record;
 use crate::programs::program;
 use crate::tools::{Output, run_to_end};
 use crate::wait::wait_for;
@@ -83,6 +84,7 @@ impl Kube {
             fs::rename(archive, place).expect("rename");
         }
         let mut command = Command::new(script("cluster.sh"));
+        let started = Instant::now();
         let mut process = world.spawn("kubernetes", command.arg("run").arg(&folder).arg("3"));
         wait_for("the cluster to be ready", Duration::from_secs(240), || {
             if let Ok(why) = fs::read_to_string(folder.join("failed")) {
@@ -98,6 +100,11 @@ impl Kube {
             let ready = folder.join("ready").exists();
             ready.then_some(()).ok_or_else(|| process.log_tail(5))
         });
+        record(
+            "cluster of three nodes from nothing to ready (programs in the cache)",
+            started.elapsed().as_secs_f64(),
+            "s",
+        );
         Self::at(world, programs, folder.join("kubeconfig"), Some(process))
     }
 

@@ -363,12 +363,21 @@ impl KubeStage {
 
     /// Notes a measured figure: printed, and kept in the file `E2E_NUMBERS` names.
     pub fn number(&self, what: &str, figure: f64, unit: &str) {
-        println!("measured: {what}: {figure:.1} {unit}");
-        if let Some(path) = std::env::var_os("E2E_NUMBERS") {
-            let file = std::fs::File::options().create(true).append(true).open(path);
-            let written = file.and_then(|mut file| writeln!(file, "| {what} | {figure:.1} {unit} |"));
-            written.expect("E2E_NUMBERS");
-        }
+        record(what, figure, unit);
+    }
+}
+
+/// See [`KubeStage::number`].
+pub(super) fn record(what: &str, figure: f64, unit: &str) {
+    println!("measured: {what}: {figure:.1} {unit}");
+    if let Some(path) = std::env::var_os("E2E_NUMBERS") {
+        let figure = match unit {
+            "" => format!("{figure:.0}"),
+            unit => format!("{figure:.1} {unit}"),
+        };
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| writeln!(file, "| {what} | {figure} |"));
+        written.expect("E2E_NUMBERS");
     }
 }
 

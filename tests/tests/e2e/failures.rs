@@ -76,11 +76,15 @@ fn a_deleted_master_pod_is_replaced_and_comes_back_as_a_replica() {
     assert_clean(&verdict);
     // Detection is failureThreshold x probePeriod of the manifest: 3 s.
     stage.number(
-        "failover: longest time without a write (3 s of it detection)",
+        "master's pod deleted: longest time without a write (3 s of it detection)",
         figure(&verdict, "gapMs") / 1000.0,
         "s",
     );
-    stage.number("failover: errors clients saw", figure(&verdict, "errors"), "");
+    stage.number(
+        "master's pod deleted: errors clients saw (08006 or 08007, in flight)",
+        figure(&verdict, "errors"),
+        "",
+    );
 }
 
 #[test]
@@ -119,6 +123,11 @@ fn a_master_that_is_cut_off_acknowledges_nothing_that_is_lost() {
     assert_eq!(writable(&stage), [new.as_str()]);
     let verdict = load.finish();
     assert_clean(&verdict);
+    stage.number(
+        "master's machine cut off: longest time without a write for clients elsewhere (3 s of it detection)",
+        figure(&verdict, "gapMs") / 1000.0,
+        "s",
+    );
     assert_clean(&isolated.verdict());
 }
 
@@ -217,7 +226,13 @@ fn a_frozen_master_is_replaced_and_harmless_when_it_thaws() {
     load.wait_progress(400);
     stage.wait_healthy();
     assert_eq!(writable(&stage), [new.as_str()]);
-    assert_clean(&load.finish());
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    stage.number(
+        "master's machine frozen: the same",
+        figure(&verdict, "gapMs") / 1000.0,
+        "s",
+    );
 }
 
 #[test]
@@ -252,7 +267,13 @@ fn an_operator_killed_in_mid_failover_is_continued_by_its_successor() {
         "the same operation was finished: {history}"
     );
     assert_eq!(writable(&stage), [new.as_str()]);
-    assert_clean(&load.finish());
+    let verdict = load.finish();
+    assert_clean(&verdict);
+    stage.number(
+        "operator killed in mid-failover: longest time without a write (15 s of it the Lease of the dead one)",
+        figure(&verdict, "gapMs") / 1000.0,
+        "s",
+    );
 }
 
 #[test]
@@ -277,4 +298,14 @@ fn a_minute_without_the_api_server_fails_no_statement() {
     let verdict = load.finish();
     assert_clean(&verdict);
     assert_eq!(verdict["errors"], 0, "{verdict}");
+    stage.number(
+        "API server away for a minute: errors clients saw",
+        figure(&verdict, "errors"),
+        "",
+    );
+    stage.number(
+        "API server away for a minute: longest statement",
+        figure(&verdict, "longestMs") / 1000.0,
+        "s",
+    );
 }

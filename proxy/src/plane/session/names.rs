@@ -47,14 +47,12 @@ pub(super) struct Names {
 impl Names {
     /// What `name` stands for once everything asked for has succeeded.
     pub(super) fn get(&self, name: &[u8]) -> Option<Rc<Statement>> {
-        let asked = self.asked.iter().flatten().chain(&self.open);
-        let last = asked
-            .filter_map(|change| match change {
-                Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
-                Change::Remove(n) if n == name => Some(None),
-                _ => None,
-            })
-            .last();
+        let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
+        let last = asked.find_map(|change| match change {
+            Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
+            Change::Remove(n) if n == name => Some(None),
+            _ => None,
+        });
         match last {
             Some(known) => known,
             None if name.is_empty() => self.unnamed.clone(),

@@ -1,5 +1,6 @@
 //! Known reads: a whole request put into a worker's queue among others, and its reply.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -282,7 +283,7 @@ impl Session {
     /// Takes a complete batch apart: which statements it executes, and what they are together.
     pub(super) fn inspect(&mut self, total: usize) -> Result<Batch, Leave> {
         let input = &self.input[..total];
-        let mut parsed: Vec<(&[u8], Rc<Class>)> = Vec::new();
+        let mut parsed: Vec<(&[u8], &[u8], Rc<Class>)> = Vec::new();
         let mut portals: Vec<(&[u8], Option<Rc<Class>>)> = Vec::new();
         let mut executed: Vec<Rc<Class>> = Vec::new();
         let mut obscure = false;
@@ -297,8 +298,12 @@ impl Session {
                         obscure = true;
                         break;
                     };
-                    let class = Rc::new(self.classify(text));
-                    parsed.push((name, class));
+                    // A pipeline often repeats one text.
+                    let class = match parsed.last() {
+                        Some((_, last, class)) if *last == text => class.clone(),
+                        _ => Rc::new(self.classify(text)),
+                    };
+                    parsed.push((name, text, class));
                 }
                 b'B' => {
                     let Ok((portal, name, _)) = translate::bind_parts(frame.body) else {
@@ -309,8 +314,8 @@ impl Session {
                     let class = parsed
                         .iter()
                         .rev()
-                        .find(|(n, _)| *n == name)
-                        .map(|(_, c)| c.clone());
+                        .find(|(n, ..)| *n == name)
+                        .map(|(_, _, c)| c.clone());
                     let class = class.or_else(|| self.names.get(name).map(|s| self.class_of(&s)));
                     portals.push((portal, class));
                 }
@@ -364,19 +369,27 @@ impl Session {
     }
 }
 
-/// Finds or makes the statement of a Parse.
+/// Finds or makes the statement of a Parse. A pipeline often repeats one: the last is remembered.
 pub(super) fn interner<'a>(
     thread: &'a Rc<super::Thread>,
     pool: &'a Rc<Pool>,
     settings: &'a Rc<Settings>,
 ) -> impl Fn(&[u8], &[u8]) -> Rc<Statement> + 'a {
+    let last: RefCell<Option<Rc<Statement>>> = RefCell::default();
     move |text, types| {
+        let mut last = last.borrow_mut();
+        if let Some(statement) = &*last
+            && statement.key.text == text
+            && statement.key.types == types
+        {
+            return statement.clone();
+        }
         let key = StatementKey {
             text: bytes::Bytes::copy_from_slice(text),
             types: bytes::Bytes::copy_from_slice(types),
             frozen: settings.frozen(),
         };
-        pool.statements.intern(key, |text| {
+        let statement = pool.statements.intern(key, |text| {
             let catalog = thread.catalogs.get(&pool.database);
             let context = crate::classify::Context {
                 catalog: catalog.as_deref(),
@@ -392,7 +405,9 @@ pub(super) fn interner<'a>(
                 Rc::new(thread.classifier.borrow_mut().classify(text, &context)),
                 thread.catalogs.generation(&pool.database),
             )
-        })
+        });
+        *last = Some(statement.clone());
+        statement
     }
 }
 

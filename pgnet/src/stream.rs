@@ -87,6 +87,19 @@ impl Stream {
         }
     }
 
+    /// Whether reading is worth a try; if not, the task is woken when it is. For those who would need a buffer first. Over TLS it
+    /// always is: bytes that are decrypted already are not the socket's to tell.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Reads what is there into the room that `buf` has (a `BytesMut` grows by 64 bytes: reserve first). 0 is the end.
     ///
     /// # Errors

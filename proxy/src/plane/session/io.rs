@@ -31,8 +31,12 @@ pub(super) fn poll_read(
     input: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<Result<usize, Leave>> {
-    let borrowed = input.capacity() == 0;
-    if borrowed {
+    match stream.poll_readable(cx) {
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),
+        Poll::Pending => return Poll::Pending,
+    }
+    if input.capacity() == 0 {
         *input = thread.buffer();
     }
     input.reserve(CLIENT_BUFFER.saturating_sub(input.len()).max(CLIENT_BUFFER / 4));

@@ -186,6 +186,11 @@ fn poll_read(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Result<b
     if worker.inner.borrow().blocked {
         return Ok(false);
     }
+    match io.stream.poll_readable(cx) {
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(_)) => return Err(Gone::Server(None)),
+        Poll::Pending => return Ok(false),
+    }
     if !io.buffer.is_empty() && io.body_left == 0 && io.read_size > READ_MAX {
         io.read_size = READ_MAX;
     }

@@ -65,7 +65,7 @@ pub struct Manner {
     pub pause: Duration,
     /// How long one waits for an answer before it connects anew.
     pub patience: Option<Duration>,
-    /// Each looks at its connection before it uses it, as pools do, and opens another where that one was closed.
+    /// Each tries its connection before it uses it, as pools do, and opens another where that one was closed.
     pub looks: bool,
 }
 
@@ -234,7 +234,10 @@ impl Client {
         let mut connection: Option<Connection> = None;
         let mut number = i64::try_from(self.client).expect("few clients") * 1_000_000_000;
         while !stop.load(Ordering::Relaxed) {
-            if self.manner.looks && connection.as_mut().is_some_and(|open| !open.is_quiet()) {
+            // As they do: a statement of their own, whose failure nobody hears of. Only to look whether it is closed would
+            // leave the moment between the look and the statement.
+            let works = |open: &mut Connection| open.is_quiet() && open.query("select 1").is_ok();
+            if self.manner.looks && connection.as_mut().is_some_and(|open| !works(open)) {
                 self.tally.reconnects.fetch_add(1, Ordering::Relaxed);
                 connection = None;
             }

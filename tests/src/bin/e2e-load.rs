@@ -70,7 +70,7 @@ struct Run {
     /// Milliseconds one waits for an answer before it connects anew.
     #[arg(long, default_value_t = 60_000)]
     patience: u64,
-    /// Each looks at its connection before it uses it, as pools of connections do.
+    /// Each tries its connection (`select 1`) before it uses it, as pools of connections do.
     #[arg(long)]
     looks: bool,
     /// Seconds after which it stops by itself.

@@ -20,7 +20,7 @@ fn upgrade(stage: &KubeStage, set: &str) {
 fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
     let stage = KubeStage::set("rolling-update");
     let load = Load::start(stage.kube, "rolling-update", &LoadOptions::default());
-    // Clients as in a pool of connections: seldom busy, and they look at a connection before they use it.
+    // Clients as in a pool of connections: seldom busy, and they try a connection before they use it.
     let pooled = LoadOptions {
         args: ["--looks", "--pause", "1500", "--first-client", "100"]
             .map(str::to_owned)
@@ -31,6 +31,7 @@ fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
     let label = format!("pgstmtpool.io/pool={POOL}");
     let before = stage.pods(&label);
     for image in ["localhost/pgstmtpool:next", "localhost/pgstmtpool:e2e"] {
+        let old = stage.pods(&label);
         let patch = format!(r#"{{"spec": {{"proxy": {{"image": "{image}"}}}}}}"#);
         stage.patch(&patch);
         let deployment = format!("deployment/{POOL}-proxy");
@@ -42,6 +43,15 @@ fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
         stage
             .kube
             .kubectl(&["-n", NAMESPACE, "rollout", "status", &deployment]);
+        // Until the last client has been sent away, which is after half of the drain for those that never rest.
+        wait_for("the old proxies to be gone", Duration::from_secs(90), || {
+            let left: Vec<String> = stage
+                .pods(&label)
+                .into_iter()
+                .filter(|pod| old.contains(pod))
+                .collect();
+            left.is_empty().then_some(()).ok_or_else(|| format!("{left:?}"))
+        });
         load.wait_progress(200);
     }
     stage.wait_healthy();
@@ -69,7 +79,7 @@ fn a_rolling_update_of_the_proxies_under_load_loses_no_write() {
         "",
     );
     stage.number(
-        "the same, eight clients that look at a connection before they use it",
+        "the same, eight clients that try a connection before they use it",
         figure(&pooled, "errors"),
         "",
     );

@@ -12,6 +12,12 @@ select pg_catalog.jsonb_build_object(
                   (select timeline_id from pg_catalog.pg_control_checkpoint()))
     else ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))
          ::pg_catalog.bit(32)::int end,
+  -- A standby that was restarted first applies what is in its own log, and nothing says how much that is until it asks for more.
+  -- Looked at before the position, which then holds all of it. Null: we may not see.
+  'replaying', pg_catalog.pg_is_in_recovery() and pg_catalog.pg_last_wal_receive_lsn() is null and
+    (select wait_event is null
+         or wait_event not in ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval')
+       from pg_catalog.pg_stat_activity where backend_type = 'startup' limit 1),
   -- The received position alone is wrong after a restart without a master.
   'lsn', case when pg_catalog.pg_is_in_recovery()
     then greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())

@@ -84,6 +84,15 @@ impl SyncState {
         superseded.retain(|old| Some(old) != pending.as_ref() && Some(old) != confirmed.as_ref());
     }
 
+    /// A master begins a timeline with the pending set in force. Who is on that timeline has all that was acknowledged before it, and
+    /// nobody else is promoted any more: the sets of masters before need not be satisfied again.
+    pub fn begin_line(&mut self) {
+        if self.pending.is_some() {
+            self.confirmed = None;
+            self.superseded.clear();
+        }
+    }
+
     /// The pending set holds everything now.
     pub fn confirm(&mut self) {
         if let Some(set) = self.pending.take() {

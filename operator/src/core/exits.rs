@@ -4,7 +4,7 @@ use super::act::{Act, Reason};
 use super::durable::{Finished, Kind, Mode, Operation, Outcome, Step};
 use super::types::Durability;
 use super::view::Seen;
-use super::{Core, Decision, elect};
+use super::{Core, Decision};
 use std::time::Instant;
 
 /// Failed probes in a row after which the old master counts as lost again.
@@ -52,7 +52,7 @@ impl Core {
                 );
         }
         let measured = self.measured(op, began);
-        let chosen = elect::choose(&self.settings, op, &self.durable.sync, &measured, op.force);
+        let chosen = self.choose(op, &measured);
         if chosen.is_ok() || self.risen(op, began).is_some() {
             return self.advance(op, |_, op| {
                 op.step = Step::Measuring;

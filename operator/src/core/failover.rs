@@ -8,7 +8,7 @@
 //! ```
 
 use super::act::{Act, Reason};
-use super::durable::{Candidate, Fencing, Kind, Mode, Operation, Step};
+use super::durable::{Blocked, Candidate, Fencing, Kind, Mode, Operation, Step};
 use super::exits::intact_since;
 use super::types::{Name, Sample, Server};
 use super::view::Class;
@@ -218,17 +218,48 @@ impl Core {
         Decision::acts(self.detach_acts(op, now))
     }
 
-    /// Detached replicas of our line, as they answered since this step began.
+    /// Detached replicas of our line, as they answered since this step began, and those that stayed behind on a timeline
+    /// it grew out of: they may not be promoted, but nothing later was acknowledged because of them.
     pub(super) fn measured(&self, op: &Operation, since: Instant) -> Vec<Candidate> {
-        self.electorate(op)
-            .filter_map(|server| {
-                let sample = self.view.server(&server.name).fresh(since)?;
-                let ours = sample.system == op.system && sample.recovery;
-                let in_line = sample.descends_from(op.from_timeline) || server.name == op.from;
-                let free = op.stopped_at.is_some() || self.is_detached(op, sample);
-                (ours && in_line && free).then(|| elect::candidate(&server.name, server.priority, sample))
+        let free: Vec<(&Server, &Sample)> = self
+            .electorate(op)
+            .filter_map(|server| Some((server, self.view.server(&server.name).fresh(since)?)))
+            .filter(|(_, sample)| sample.system == op.system && sample.recovery && !sample.replaying)
+            .filter(|(_, sample)| op.stopped_at.is_some() || self.is_detached(op, sample))
+            .collect();
+        let in_line = |(server, sample): &(&Server, &Sample)| {
+            let has_begun = sample.history.last().is_none_or(|fork| sample.lsn >= fork.at);
+            (sample.descends_from(op.from_timeline) && has_begun) || server.name == op.from
+        };
+        let stayed_behind = |sample: &Sample| {
+            free.iter().any(|newer| {
+                let left = newer.1.left(sample.timeline);
+                in_line(newer) && left.is_some_and(|at| sample.lsn <= at)
             })
+        };
+        free.iter()
+            .filter(|both| in_line(both) || stayed_behind(both.1))
+            .map(|(server, sample)| elect::candidate(&server.name, server.priority, sample))
             .collect()
+    }
+
+    /// Whom to promote among `measured`.
+    pub(super) fn choose(&self, op: &Operation, measured: &[Candidate]) -> Result<Candidate, Blocked> {
+        // Where the old master last stood is known only to half a second. But a master has slots, and what `pg_basebackup` or
+        // `pg_rewind` makes of another has none. Of who was chosen the position is known.
+        let is_itself = !op.suspects.is_empty()
+            || self
+                .sample(&op.from)
+                .is_some_and(|sample| !sample.slots.is_empty());
+        let complete = is_itself && elect::has_keeper(op, measured);
+        elect::choose(
+            &self.settings,
+            op,
+            &self.durable.sync,
+            measured,
+            complete,
+            op.force,
+        )
     }
 
     /// A server that was promoted already: by us, when its answer got lost, or by somebody else.
@@ -256,11 +287,12 @@ impl Core {
             return self.enter(op, Step::Aborting);
         }
         let measured = self.measured(op, began);
-        let waiting = self
-            .electorate(op)
-            .any(|server| !self.view.server(&server.name).settled(began));
+        let waiting = self.electorate(op).any(|server| {
+            let seen = self.view.server(&server.name);
+            !seen.settled(began) || seen.current().is_some_and(|s| s.replaying && !s.delayed)
+        });
         let late = self.in_step(now) >= self.settings.election_timeout;
-        let chosen = elect::choose(&self.settings, op, &self.durable.sync, &measured, op.force);
+        let chosen = self.choose(op, &measured);
         match chosen {
             Ok(best) if !waiting || late => self.elected(op, best.name, measured),
             Err(why) if late => {
@@ -269,7 +301,10 @@ impl Core {
                 self.advance(op, |_, op| {
                     op.step = Step::Blocked;
                     op.blocked = Some(why);
-                    op.candidates = measured.clone();
+                    // Who was chosen is judged by where it stood then.
+                    if op.suspects.is_empty() {
+                        op.candidates = measured.clone();
+                    }
                     op.message = message.clone();
                 })
                 .note(Reason::FailoverBlocked, message.clone())
@@ -280,12 +315,9 @@ impl Core {
 
     pub(super) fn elected(&self, op: &Operation, name: Name, measured: Vec<Candidate>) -> Decision {
         let set = self.sync_set_of_target(&name, &measured);
-        let lsn = measured
-            .iter()
-            .find(|c| c.name == name)
-            .map(|c| c.lsn.to_string())
-            .unwrap_or_default();
-        let message = format!("{name} at {lsn}, of {} measured", measured.len());
+        let lsn = measured.iter().find(|c| c.name == name).map(|c| c.lsn);
+        let at = lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
+        let message = format!("{name} at {at}, of {} measured", measured.len());
         let attempt = op.attempt;
         self.advance(op, |durable, op| {
             op.step = Step::Elected;

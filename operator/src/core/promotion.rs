@@ -97,7 +97,10 @@ impl Core {
                 self.push(&mut acts, Act::Fence { server: name.clone() }, now);
             }
         }
-        if op.kind == Kind::Switchover {
+        // The old master that was promoted again is master: to start it as a standby would be to demote it.
+        let is_master_again =
+            op.target.as_ref() == Some(&op.from) && matches!(op.step, Step::Preparing | Step::Repointing);
+        if op.kind == Kind::Switchover && !is_master_again {
             self.push_start(&mut acts, op, now);
         }
         acts
@@ -106,7 +109,8 @@ impl Core {
     pub(super) fn prepare(&self, op: &Operation, now: Instant) -> Decision {
         let (name, seen) = self.target(op);
         let Some(sample) = seen.current().filter(|sample| !sample.recovery) else {
-            if seen.failures >= TARGET_LOST {
+            // Started as a standby again, it will not be master by being waited for.
+            if seen.failures >= TARGET_LOST || seen.current().is_some() {
                 return self.lose_target(op, name);
             }
             return Decision::default();
@@ -134,6 +138,7 @@ impl Core {
             op.step = Step::Opening;
             durable.epoch += 1;
             durable.mode = Mode::Open;
+            durable.sync.begin_line();
             durable.rejoin.remove(&master.name);
             durable.master = Some(master);
         })

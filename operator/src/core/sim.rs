@@ -36,6 +36,8 @@ pub(super) struct SimServer {
     pub(super) recovery: bool,
     pub(super) signal: bool,
     pub(super) log: Vec<Record>,
+    /// Restarted as a standby: so many records of its own log are not applied yet, and nobody can see them.
+    pub(super) behind: usize,
     pub(super) timeline: u32,
     pub(super) upstream: Option<Name>,
     pub(super) slot: String,
@@ -126,6 +128,7 @@ impl World {
                     recovery: !is_master,
                     signal: !is_master,
                     log: vec![(1, 0)],
+                    behind: 0,
                     timeline: 1,
                     upstream: (!is_master).then(|| settings.seed.clone()),
                     slot: String::new(),
@@ -237,8 +240,14 @@ impl World {
         if server.up {
             return;
         }
+        // A master that crashed lets nobody in before it has applied all of its log.
+        let was_standby = std::mem::replace(&mut server.recovery, server.signal);
         server.up = true;
-        server.recovery = server.signal;
+        server.behind = 0;
+        if server.recovery && was_standby {
+            let most = u64::try_from(server.log.len()).unwrap().min(30);
+            server.behind = usize::try_from(self.dice.roll(most)).unwrap();
+        }
         if !server.recovery {
             server.log.push((server.timeline, 0)); // the checkpoint that ends crash recovery
         }
@@ -250,12 +259,15 @@ impl World {
         let from = server.upstream.as_ref()?;
         let source = self.servers.get(from)?;
         let fits = source.log.len() >= server.log.len() && source.log[..server.log.len()] == server.log[..];
-        (server.up && server.recovery && source.up && !source.recovery && fits).then(|| from.clone())
+        let asks = server.up && server.recovery && server.behind == 0;
+        (asks && source.up && !source.recovery && fits).then(|| from.clone())
     }
 
     fn replicate(&mut self) {
         let names: Vec<Name> = self.servers.keys().cloned().collect();
         for name in names {
+            let server = self.servers.get_mut(&name).unwrap();
+            server.behind = server.behind.saturating_sub(1);
             if let Some(from) = self.source(&name) {
                 let have = self.servers[&name].log.len();
                 let more = self.servers[&from].log[have..].to_vec();
@@ -281,8 +293,8 @@ impl World {
         if !server.up {
             return Probe::Refused;
         }
-        let forks = server
-            .log
+        let applied = server.log.len() - server.behind;
+        let forks = server.log[..applied]
             .windows(2)
             .enumerate()
             .filter(|(_, pair)| pair[0].0 != pair[1].0);
@@ -331,9 +343,14 @@ impl World {
             version: 150_000,
             system: "s".into(),
             recovery: server.recovery,
-            timeline: server.timeline,
-            lsn: Lsn(server.log.len() as u64),
-            replay: Lsn(server.log.len() as u64),
+            timeline: if server.behind == 0 {
+                server.timeline
+            } else {
+                server.log[applied - 1].0
+            },
+            lsn: Lsn(applied as u64),
+            replay: Lsn(applied as u64),
+            replaying: server.behind > 0,
             receiver,
             upstream,
             slot: server.slot.clone(),
@@ -437,6 +454,7 @@ impl World {
                     acked: proxy.acked,
                     drained: proxy.acked == proxy.epoch
                         && (proxy.open.is_empty() || proxy.mode == Mode::Holding),
+                    budget: 0,
                     master_fails: if fails { 9 } else { 0 },
                     master_refused: fails,
                     beat: proxy.beat.to_string(),

@@ -76,6 +76,7 @@ impl World {
                 }
                 server.recovery = false;
                 server.signal = false;
+                server.behind = 0;
                 server.timeline += 1;
                 server.log.push((server.timeline, 0));
             }
@@ -115,6 +116,7 @@ impl World {
         server.up = true;
         server.signal = true;
         server.recovery = true;
+        server.behind = 0;
         server.read_only = false;
         server.upstream = Some(master.to_owned());
         server.slot = slot_name(name);

@@ -218,6 +218,8 @@ pub struct Sample {
     pub lsn: Lsn,
     /// Standby: replayed.
     pub replay: Lsn,
+    /// Standby that was restarted: it still applies log of its own, and nobody knows how much more of it there is.
+    pub replaying: bool,
     /// The WAL receiver, if it runs.
     pub receiver: Option<Receiver>,
     /// Where `primary_conninfo` points.
@@ -309,6 +311,8 @@ pub struct ProxyFacts {
     pub acked: u64,
     /// Nothing is in flight towards the master.
     pub drained: bool,
+    /// The number of the budget whose share it keeps to.
+    pub budget: u64,
     /// Consecutive failures it saw on the master.
     pub master_fails: u32,
     /// Its last failure was a closed port.

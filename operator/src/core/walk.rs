@@ -12,6 +12,24 @@ fn settled(durability: Durability) -> World {
     world
 }
 
+/// The same, and the standbys use slots of ours.
+fn settled_with_slots(durability: Durability) -> World {
+    let mut world = settled(durability);
+    for name in ["b", "c"] {
+        world.servers.get_mut(name).unwrap().slot = slot_name(name);
+    }
+    world.until(20, "slots", |world| world.servers["a"].slots.len() == 2);
+    world
+}
+
+fn request(to: &str) -> SwitchoverRequest {
+    SwitchoverRequest {
+        to: to.into(),
+        id: "r1".into(),
+        force: false,
+    }
+}
+
 fn master(world: &World) -> &str {
     world
         .store
@@ -120,6 +138,151 @@ fn a_blocked_failover_is_called_off_when_the_old_master_returns() {
 }
 
 #[test]
+fn the_old_master_that_returns_as_a_standby_holds_every_commit_and_is_promoted() {
+    let mut world = settled_with_slots(Durability::Required);
+    world.settings.can_restart = false;
+    world.kill("b");
+    world.kill("a");
+    world.run(100);
+    assert_eq!(
+        world.store.operation.as_ref().unwrap().blocked,
+        Some(Blocked::QuorumLost)
+    );
+    world.servers.get_mut("a").unwrap().signal = true;
+    world.supervise("a");
+    world.until(100, "a new line", |world| world.store.mode == Mode::Open);
+    let master = world.store.master.clone().unwrap();
+    assert_eq!((master.name.as_str(), master.timeline), ("a", 2));
+    world.until(100, "everybody who is there follows", |world| {
+        world.source("c").as_deref() == Some("a")
+    });
+}
+
+#[test]
+fn a_copy_of_a_server_that_lags_is_not_taken_for_the_old_master() {
+    // What the copy has of what tells the old master from it: behind where it was last seen, behind another, without slots.
+    for (records_less, slots) in [(3, true), (0, false)] {
+        let mut world = settled_with_slots(Durability::Required);
+        world.settings.can_restart = false;
+        world.kill("b");
+        world.kill("a");
+        world.run(100);
+        let copy = world.servers["c"].log.clone();
+        let a = world.servers.get_mut("a").unwrap();
+        let whole = a.log.len();
+        a.log = copy[..copy.len().min(whole) - records_less].to_vec();
+        a.signal = true;
+        if !slots {
+            a.slots.clear();
+        }
+        world.supervise("a");
+        world.run(100);
+        let op = world.store.operation.as_ref().unwrap();
+        assert_eq!(op.blocked, Some(Blocked::QuorumLost), "{records_less} {slots}");
+    }
+}
+
+#[test]
+fn a_standby_that_still_applies_its_own_log_is_waited_for_and_not_measured() {
+    let mut world = settled(Durability::Required);
+    world.settings.can_restart = false;
+    // b alone has the last records, and was restarted: what it has applied is less than c has.
+    world.servers.get_mut("c").unwrap().upstream = Some("nobody".into());
+    world.run(3);
+    for name in ["a", "b"] {
+        world.kill(name);
+    }
+    world.supervise("b");
+    world.servers.get_mut("b").unwrap().behind = 20;
+    world.until(200, "a new master", |world| master(world) != "a");
+    assert_eq!(master(&world), "b");
+}
+
+#[test]
+fn a_replica_that_stayed_on_the_timeline_before_has_confirmed_nothing_since_and_counts() {
+    let mut config = settings(Durability::Required);
+    let like = config.servers[0].clone();
+    config.servers.push(Server {
+        name: "d".into(),
+        port: 4,
+        ..like
+    });
+    config.can_restart = false;
+    let mut world = World::new(1, config);
+    world.until(100, "a quiet start", |world| world.store.sync.confirmed.is_some());
+    world.run(5);
+    world.kill("a");
+    world.until(100, "b is promoted", |world| {
+        let op = world.store.operation.as_ref();
+        op.is_some_and(|op| op.step == Step::Promoting && op.target.as_deref() == Some("b"))
+    });
+    // c never hears of it, and b dies when commits may have waited for either c or d.
+    world.servers.get_mut("c").unwrap().hidden = true;
+    world.until(50, "b is master", |world| {
+        world.store.operation.is_none() && master(world) == "b"
+    });
+    let either = |set: &SyncSet| set.names == ["c", "d"] && set.k == 1;
+    assert!(world.store.sync.sets().any(either), "{:?}", world.store.sync);
+    world.kill("b");
+    world.servers.get_mut("c").unwrap().hidden = false;
+    world.until(100, "a new master", |world| master(world) == "d");
+    assert_eq!(world.servers["c"].timeline, 1, "or it would prove nothing");
+}
+
+#[test]
+fn a_new_master_that_dies_at_once_is_replaced_by_who_followed_it() {
+    let mut world = settled(Durability::Required);
+    world.settings.can_restart = false;
+    world.kill("a");
+    world.until(100, "b is master", |world| {
+        master(world) == "b" && world.store.mode == Mode::Open
+    });
+    world.until(20, "c follows", |world| world.source("c").as_deref() == Some("b"));
+    world.run(1);
+    // Commits wait for c alone, whatever they waited for when a was master.
+    assert!(world.store.sync.confirmed.is_none(), "{:?}", world.store.sync);
+    world.kill("b");
+    world.until(100, "c is master", |world| master(world) == "c");
+}
+
+#[test]
+fn who_was_to_be_promoted_and_returns_as_a_standby_is_promoted() {
+    let mut world = settled(Durability::Required);
+    world.settings.can_restart = false;
+    world.kill("a");
+    world.until(100, "b is promoted", |world| {
+        world.store.operation.as_ref().is_some_and(|op| op.promote_issued)
+    });
+    world.kill("b");
+    world.kill("c");
+    world.run(100);
+    let blocked = |world: &World| world.store.operation.as_ref().and_then(|op| op.blocked);
+    assert!(blocked(&world).is_some());
+    world.servers.get_mut("b").unwrap().signal = true;
+    world.supervise("b");
+    world.until(100, "b is master", |world| master(world) == "b");
+}
+
+#[test]
+fn an_old_master_that_is_promoted_again_is_not_started_as_a_standby() {
+    let mut world = settled(Durability::Required);
+    world.settings.switchover = Some(request("c"));
+    let at = |world: &World, step| world.store.operation.as_ref().is_some_and(|op| op.step == step);
+    world.until(200, "stopping", |world| at(world, Step::StoppingMaster));
+    world.kill("c");
+    world.until(200, "a is master again", |world| {
+        at(world, Step::Repointing) && master(world) == "a"
+    });
+    world.kill("a");
+    world.run(20);
+    let trace = world.trace.join("\n");
+    assert!(
+        !trace.contains("Start { server: \"a\", master: \"a\" }"),
+        "{trace}"
+    );
+}
+
+#[test]
 fn force_promotes_the_best_that_is_left() {
     let mut world = settled(Durability::Required);
     world.settings.can_restart = false;
@@ -164,11 +327,7 @@ fn a_cut_off_proxy_delays_the_promotion_until_it_has_stopped() {
 fn a_planned_switchover_moves_the_master_and_loses_nothing() {
     for durability in [Durability::Async, Durability::Required] {
         let mut world = settled(durability);
-        world.settings.switchover = Some(SwitchoverRequest {
-            to: "c".into(),
-            id: "r1".into(),
-            force: false,
-        });
+        world.settings.switchover = Some(request("c"));
         world.until(200, "switched", |world| last_outcome(world).is_some());
         assert_eq!(
             (last_outcome(&world), master(&world)),
@@ -186,11 +345,7 @@ fn a_planned_switchover_moves_the_master_and_loses_nothing() {
 #[test]
 fn what_a_switchover_can_do_before_the_pause_is_done_before_it() {
     let mut world = settled(Durability::Required);
-    world.settings.switchover = Some(SwitchoverRequest {
-        to: "c".into(),
-        id: "r1".into(),
-        force: false,
-    });
+    world.settings.switchover = Some(request("c"));
     world.until(200, "paused", |world| world.store.mode == Mode::Paused);
     let a = &world.servers["a"];
     assert_eq!(a.upstream.as_deref(), Some("c"), "{:?}", world.trace);
@@ -208,11 +363,7 @@ fn a_switchover_that_cannot_work_is_refused_once() {
     world.run(40);
     world.kill("c");
     world.run(2);
-    world.settings.switchover = Some(SwitchoverRequest {
-        to: "c".into(),
-        id: "r1".into(),
-        force: false,
-    });
+    world.settings.switchover = Some(request("c"));
     world.run(60);
     assert_eq!(last_outcome(&world), Some(Outcome::Refused));
     assert_eq!((world.store.finished.len(), world.store.epoch), (1, 1));
@@ -223,11 +374,7 @@ fn a_switchover_that_does_not_drain_is_aborted() {
     let mut world = settled(Durability::Required);
     world.run(40);
     // Commits hang: nobody confirms, so the statements in flight never end.
-    world.settings.switchover = Some(SwitchoverRequest {
-        to: "c".into(),
-        id: "r1".into(),
-        force: false,
-    });
+    world.settings.switchover = Some(request("c"));
     world.until(50, "holding", |world| world.store.mode == Mode::Holding);
     world.servers.get_mut("a").unwrap().sync_names = "ANY 3 (\"b\",\"c\")".into();
     let proxy = world.proxies.len();
@@ -244,11 +391,7 @@ fn a_switchover_that_does_not_drain_is_aborted() {
 #[test]
 fn a_target_that_dies_after_the_old_master_stopped_gives_it_back() {
     let mut world = settled(Durability::Async);
-    world.settings.switchover = Some(SwitchoverRequest {
-        to: "c".into(),
-        id: "r1".into(),
-        force: false,
-    });
+    world.settings.switchover = Some(request("c"));
     world.until(200, "stopping", |world| {
         world
             .store
@@ -402,11 +545,7 @@ fn an_operator_killed_anywhere_in_a_failover_is_continued() {
 #[test]
 fn an_operator_killed_anywhere_in_a_switchover_is_continued() {
     killed_everywhere("switchover", |world| {
-        world.settings.switchover = Some(SwitchoverRequest {
-            to: "b".into(),
-            id: "r".into(),
-            force: false,
-        });
+        world.settings.switchover = Some(request("b"));
     });
 }
 
@@ -414,11 +553,19 @@ fn walk(seed: u64) {
     let durability = [Durability::Async, Durability::Preferred, Durability::Required][(seed % 3) as usize];
     let mut config = settings(durability);
     config.can_rewind = !seed.is_multiple_of(5);
+    if seed.is_multiple_of(4) {
+        for (name, port) in [("d", 4), ("e", 5)] {
+            let like = config.servers[0].clone();
+            let name = name.to_owned();
+            config.servers.push(Server { name, port, ..like });
+        }
+        config.sync_replicas = 2;
+    }
+    let names: Vec<Name> = config.servers.iter().map(|server| server.name.clone()).collect();
     let mut world = World::new(seed, config);
     world.until(100, "a quiet start", World::is_settled);
-    let names = ["a", "b", "c"];
     for _ in 0..400 {
-        let name = names[world.dice.roll(3) as usize];
+        let name = names[world.dice.roll(names.len() as u64) as usize].as_str();
         match world.dice.roll(60) {
             0 | 1 => world.kill(name),
             2..=5 => world.supervise(name),
@@ -447,6 +594,11 @@ fn walk(seed: u64) {
                 let die_at = world.decisions + 1 + world.dice.roll(6);
                 world.die_at = Some(die_at);
             }
+            20 | 21 => {
+                // A person, or what starts its pod, makes a standby of what was stopped.
+                let server = world.servers.get_mut(name).unwrap();
+                server.signal |= !server.up;
+            }
             _ => {}
         }
         world.tick();
@@ -455,7 +607,7 @@ fn walk(seed: u64) {
     world.settings.can_restart = true;
     world.settings.can_rewind = true;
     world.die_at = None;
-    for name in names {
+    for name in &names {
         world.servers.get_mut(name).unwrap().hidden = false;
         if !world.servers[name].up {
             world.supervise(name);

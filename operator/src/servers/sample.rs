@@ -14,6 +14,7 @@ pub(super) struct StatusRow {
     system: Option<String>,
     recovery: bool,
     timeline: Option<u32>,
+    replaying: Option<bool>,
     lsn: Option<String>,
     replay: Option<String>,
     receiver: Option<ReceiverRow>,
@@ -84,6 +85,7 @@ pub(super) fn sample(row: StatusRow, files: Option<FilesRow>) -> (Sample, Option
         timeline: row.timeline.max(files.wal_timeline).unwrap_or_default(),
         lsn: lsn(row.lsn),
         replay: lsn(row.replay),
+        replaying: row.replaying == Some(true),
         receiver: row.receiver.map(|receiver| Receiver {
             streaming: receiver.status.as_deref() == Some("streaming"),
             timeline: receiver.timeline.unwrap_or_default(),

@@ -20,6 +20,8 @@ pub struct ProxyReport {
     pub acked_epoch: u64,
     /// Paused or fenced at `acked_epoch`: nothing is in flight at the master any more.
     pub drained: bool,
+    /// The number of the budget whose share it keeps to.
+    pub budget_number: u64,
     /// What it sees of the master of its epoch.
     pub master_probe: MasterProbe,
     /// What it sees of the replicas.

@@ -81,11 +81,11 @@ impl Default for Pipeline {
     }
 }
 
-/// How many connections of each server are for the proxies.
+/// How many connections of each server are for the proxies, shared out evenly. A new one gets its share when the others have let go of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Budget {
-    /// Connections left to others, 0 to 100000.
+    /// Connections left to others, 0 to 100000. A proxy that has just begun uses one of them until it has its share.
     #[schemars(range(min = 0, max = 100_000))]
     pub reserve_connections: i64,
     /// Connections per server, 0 to 100000. 0 = max_connections of the server minus its reserved ones minus

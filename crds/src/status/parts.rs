@@ -223,9 +223,14 @@ pub struct ProxiesStatus {
 pub struct BudgetStatus {
     /// Connections of each server that are for all proxies together.
     pub servers: BTreeMap<String, u32>,
-    /// The share of each proxy, by its id. A proxy that is not named has it all where nobody is named, else nothing
-    /// but the least ([`Share::LEAST`]).
+    /// The share of each proxy, by its id. A proxy that is not named has nothing but the least ([`Share::LEAST`]), unless there is no
+    /// operator that shares out (`number` is 0): then it has it all.
     pub shares: BTreeMap<String, Share>,
+    /// Grows with each change of `shares`. Proxies acknowledge it when they keep to their share.
+    pub number: u64,
+    /// Proxies that may still have more than their share, because they have not acknowledged it yet. Nobody else gets it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<String, Share>,
 }
 
 /// The share of one proxy: `parts` of `of`.
@@ -240,6 +245,8 @@ pub struct Share {
 impl Share {
     /// Everything: a lone proxy.
     pub const ALL: Self = Self { parts: 1, of: 1 };
+    /// Nothing but the least.
+    pub const NONE: Self = Self { parts: 0, of: 1 };
     /// Workers of a pool that every proxy may have, whatever its share.
     pub const LEAST: u32 = 2;
 

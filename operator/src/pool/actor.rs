@@ -1,6 +1,6 @@
 //! The actor of one pool. It owns the one core and is the only one that writes the status.
 
-use super::publish::{Difference, Facts, cap_budget, differs, publish};
+use super::publish::{Difference, Facts, differs, publish};
 use super::tasks::{Message, Tasks};
 use super::{record, settings};
 use crate::core::{Core, Event, Note, ProxyFacts};
@@ -219,6 +219,7 @@ impl Actor {
         ProxyFacts {
             acked: report.acked_epoch,
             drained: report.drained,
+            budget: report.budget_number,
             master_fails: if is_ours { report.master_probe.fails } else { 0 },
             master_refused: is_ours && report.master_probe.refused,
             beat: format!("{}/{}", report.started_at, report.renewal),
@@ -450,7 +451,6 @@ impl Actor {
             status.proxies.replicas = there;
             status.proxies_ready = format!("{ready}/{wanted}");
         }
-        cap_budget(&self.snapshot.config, &mut status);
         if status.routing.mode == crds::status::RoutingMode::Paused && status.routing.deadline.is_none() {
             let limit = self.snapshot.config.timeouts.drain * 2;
             status.routing.deadline = Some(crds::units::rfc3339(time + limit));

@@ -5,6 +5,7 @@ mod conditions;
 mod publish;
 mod record;
 mod settings;
+mod shares;
 mod tasks;
 
 pub use actor::{Actor, Options, ProxyPods};

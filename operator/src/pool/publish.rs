@@ -1,9 +1,10 @@
 //! What people and proxies read in the status beside the record: servers, conditions, phase. Derived, never decided from.
 
 use super::conditions::{conditions, phase};
+use super::shares;
 use crate::core::{Class, Core, Master, Mode, Sample};
 use crate::servers::Pods;
-use crds::status::{BudgetStatus, PgPoolStatus, ProxiesStatus, ServerRole, ServerState, ServerStatus, Share};
+use crds::status::{PgPoolStatus, ProxiesStatus, ServerRole, ServerState, ServerStatus};
 use crds::{Address, PoolConfig};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub(super) fn publish(
             master.version_num = sample.version;
         }
     }
-    proxies(core, status, now);
+    proxies(core, facts.config, status, now);
     summary(core, status);
     let time = crds::units::rfc3339(time);
     for condition in conditions(core, facts, status) {
@@ -233,7 +234,7 @@ fn bucket(lag: u64) -> &'static str {
     }
 }
 
-fn proxies(core: &Core, status: &mut PgPoolStatus, now: Instant) {
+fn proxies(core: &Core, config: &PoolConfig, status: &mut PgPoolStatus, now: Instant) {
     let live: Vec<_> = core.view().live_proxies(core.settings().lease, now).collect();
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let acked = live
@@ -247,37 +248,33 @@ fn proxies(core: &Core, status: &mut PgPoolStatus, now: Instant) {
         selector: std::mem::take(&mut status.proxies.selector),
     };
     status.proxies_ready = format!("{}/{}", live.len(), core.view().proxies.len());
-    // A lone proxy has it all and need not be named; several share evenly.
-    let of = count(live.len());
-    let shares = live
+    let acked = live
         .iter()
-        .filter(|_| of > 1)
-        .map(|proxy| (proxy.facts.id.clone(), Share { parts: 1, of }));
-    let servers = core.settings().servers.iter().filter_map(|server| {
-        let known = core
-            .view()
-            .server(&server.name)
-            .sample
-            .as_ref()
-            .map(|sample| sample.connections);
-        let before = status.budget.servers.get(&server.name).copied();
-        Some((server.name.clone(), known.or(before)?))
-    });
-    status.budget = BudgetStatus {
-        servers: servers.collect(),
-        shares: shares.collect(),
+        .map(|proxy| (proxy.facts.id.as_str(), proxy.facts.budget))
+        .collect();
+    // Who was not heard yet is not known to be gone.
+    if core.view().heard {
+        shares::share_out(&mut status.budget, &acked);
+    }
+    let sampled = |name: &str| {
+        let sample = core.view().server(name).sample.as_ref();
+        sample.map(|sample| {
+            sample
+                .connections
+                .saturating_sub(config.budget.reserve_connections)
+        })
     };
-}
-
-/// Applies `spec.budget`: what is ours of each server's connections.
-pub(super) fn cap_budget(config: &PoolConfig, status: &mut PgPoolStatus) {
-    for connections in status.budget.servers.values_mut() {
-        let left = connections.saturating_sub(config.budget.reserve_connections);
-        *connections = match config.budget.per_server {
+    let servers = core.settings().servers.iter().filter_map(|server| {
+        // What was published before is what was left already: nothing is taken off it twice.
+        let before = status.budget.servers.get(&server.name).copied();
+        let left = sampled(&server.name).or(before)?;
+        let ours = match config.budget.per_server {
             0 => left,
             per_server => per_server.min(left),
         };
-    }
+        Some((server.name.clone(), ours))
+    });
+    status.budget.servers = servers.collect();
 }
 
 fn summary(core: &Core, status: &mut PgPoolStatus) {

@@ -20,6 +20,7 @@ mod topology;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub trait Follower: Send + Sync + 'static {
     fn apply(&self, topology: Arc<Topology>) -> BoxFuture<'static, bool>;
     /// Clients, and requests that wait.
     fn load(&self) -> (u32, u32);
+    /// Connections to the server that has most of them; those that are being opened count.
+    fn connections(&self) -> BoxFuture<'static, u32>;
 }
 
 /// The plane as a [`Follower`].
@@ -80,6 +83,22 @@ impl Follower for Following {
             .sum();
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         (small(self.0.client_count() as u64), small(waiting))
+    }
+
+    fn connections(&self) -> BoxFuture<'static, u32> {
+        let plane = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut servers: HashMap<String, usize> = HashMap::new();
+            // In this order: one that is opened meanwhile is rather counted twice than not at all.
+            for pool in plane.pools().await {
+                *servers.entry(pool.server).or_default() += pool.workers_connecting;
+            }
+            for worker in plane.servers().await {
+                *servers.entry(worker.server).or_default() += 1;
+            }
+            let most = servers.into_values().max().unwrap_or_default();
+            u32::try_from(most).unwrap_or(u32::MAX)
+        })
     }
 }
 
@@ -121,6 +140,9 @@ pub struct Control {
     identity: Check,
     /// Whether anybody hears of this proxy.
     contact: alone::Contact,
+    /// Waits until this proxy keeps to its share of the budget of this number.
+    keeping: JoinSet<u64>,
+    budget: Kept,
     /// Reports on their way, while nobody answers: the loop does not wait for them.
     telling: JoinSet<Told>,
 }
@@ -130,6 +152,16 @@ struct Told {
     report: ProxyReport,
     began: Instant,
     written: bool,
+}
+
+/// The budget whose share this proxy keeps to, or will.
+#[derive(Default)]
+struct Kept {
+    number: u64,
+    /// Connections of a server; 0 = as many as it likes.
+    most: u32,
+    /// What is idle closes soon, until they are no more.
+    lean: bool,
 }
 
 /// Whether the master is the one the status means, by system identifier and timeline.
@@ -176,6 +208,8 @@ impl Control {
             told: None,
             identity: Check::default(),
             contact: alone::Contact::default(),
+            keeping: JoinSet::new(),
+            budget: Kept::default(),
             telling: JoinSet::new(),
         }
     }
@@ -193,6 +227,9 @@ impl Control {
                 Ok(()) = self.view.changed() => self.look().await,
                 Some(joined) = self.applying.join_next() => if let Ok(applied) = joined {
                     self.applied(applied).await;
+                },
+                Some(joined) = self.keeping.join_next() => if let Ok(number) = joined {
+                    self.kept(number).await;
                 },
                 Some(joined) = self.telling.join_next() => if let Ok(told) = joined {
                     self.told(told);
@@ -250,7 +287,22 @@ impl Control {
         } = &self.parts;
         let (config, secrets) = (&snapshot.config, &snapshot.secrets);
         let share = share::share(snapshot.status.as_deref(), &report.id);
-        let own = Arc::new(share::with_share(config, snapshot.status.as_deref(), share));
+        let mut own = share::with_share(config, snapshot.status.as_deref(), share);
+        let most = own.budget.per_server;
+        let number = snapshot
+            .status
+            .as_deref()
+            .map_or(0, |status| status.budget.number);
+        let is_told = number != self.budget.number;
+        if is_told {
+            let less = most != 0 && (self.budget.most == 0 || most < self.budget.most);
+            let lean = less || self.budget.lean;
+            self.budget = Kept { number, most, lean };
+        }
+        if self.budget.lean {
+            share::make_lean(&mut own);
+        }
+        let own = Arc::new(own);
         let tls = self
             .certificates
             .to_clients(&config.tls, secrets)
@@ -265,6 +317,12 @@ impl Control {
         gate.configure(Settings::new(config, secrets, *secret, &gate.settings()));
         house.config.store(Arc::clone(&own));
         follower.configure(own);
+        if is_told {
+            // Data threads know of it before they are asked how many they have.
+            self.keeping.abort_all();
+            self.keeping
+                .spawn(share::keep(Arc::clone(follower), number, most));
+        }
         let login = config
             .lookup_secret()
             .and_then(|reference| login(secrets, reference));
@@ -272,6 +330,17 @@ impl Control {
             warn!("There is no login for our own look-ups any more");
         }
         self.login = login;
+    }
+
+    /// This proxy keeps to its share of the budget of this number.
+    async fn kept(&mut self, number: u64) {
+        self.parts.report.budget_number = number;
+        if std::mem::take(&mut self.budget.lean)
+            && let Some(snapshot) = self.current.clone()
+        {
+            self.put_in_force(&snapshot);
+        }
+        self.tell().await;
     }
 
     /// Facts for /metrics.

@@ -1,14 +1,42 @@
-//! This proxy's part of what all proxies may have together: pure.
+//! This proxy's part of what all proxies may have together.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crds::PoolConfig;
 use crds::status::{PgPoolStatus, Share};
+use tokio::time::sleep;
+
+use super::Follower;
+
+/// How often it is looked whether enough connections were closed.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long a worker may be idle while there are more of them than our share.
+const LEAN: Duration = Duration::from_secs(1);
+
+/// Ends when no server has more than `most` connections of this proxy (0: as many as it likes), with the number of the budget that asks for
+/// it: nobody else gets what this proxy still has.
+pub(super) async fn keep(follower: Arc<dyn Follower>, number: u64, most: u32) -> u64 {
+    while most != 0 && follower.connections().await > most {
+        sleep(LOOK).await;
+    }
+    number
+}
+
+/// What nobody needs at the moment is closed soon.
+pub(super) fn make_lean(config: &mut PoolConfig) {
+    let idle = config.workers.idle_timeout.unwrap_or(LEAN);
+    config.workers.idle_timeout = Some(idle.min(LEAN));
+}
 
 /// This proxy's part of what all proxies may have together.
 pub(super) fn share(status: Option<&PgPoolStatus>, id: &str) -> Share {
-    match status.map(|status| &status.budget.shares) {
+    match status.map(|status| &status.budget) {
+        // Nobody shares out.
         None => Share::ALL,
-        Some(shares) if shares.is_empty() => Share::ALL,
-        Some(shares) => shares.get(id).copied().unwrap_or(Share { parts: 0, of: 1 }),
+        Some(budget) if budget.number == 0 && budget.shares.is_empty() => Share::ALL,
+        Some(budget) => budget.shares.get(id).copied().unwrap_or(Share::NONE),
     }
 }
 

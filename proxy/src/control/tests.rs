@@ -1,7 +1,7 @@
 //! The loop over a store in memory, with a plane that does what it is told.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use cluster::MemorySource;
 use crds::ServerConfig;
@@ -19,6 +19,7 @@ use crate::startup::Entrance;
 struct Plain {
     told: Mutex<Vec<(u64, Mode, Option<String>)>>,
     workers: Mutex<u32>,
+    connections: Arc<AtomicU32>,
     drained: Arc<AtomicBool>,
 }
 
@@ -37,6 +38,10 @@ impl Follower for Plain {
     }
     fn load(&self) -> (u32, u32) {
         (3, 1)
+    }
+    fn connections(&self) -> BoxFuture<'static, u32> {
+        let connections = Arc::clone(&self.connections);
+        Box::pin(async move { connections.load(Relaxed) })
     }
 }
 
@@ -81,6 +86,7 @@ async fn world() -> World {
     let plane = Arc::new(Plain {
         told: Mutex::default(),
         workers: Mutex::default(),
+        connections: Arc::default(),
         drained: Arc::new(true.into()),
     });
     let parts = Parts {
@@ -237,6 +243,40 @@ async fn workers_are_cut_to_the_share_of_this_proxy() {
         })
         .await;
     assert_eq!(*world.plane.workers.lock().unwrap(), Share::LEAST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smaller_share_is_acknowledged_when_no_more_connections_are_open() {
+    let world = world().await;
+    let mut written = status(1, RoutingMode::Open);
+    let mut share = |parts, of, number| {
+        written.budget.servers.insert("a".into(), 20);
+        written
+            .budget
+            .shares
+            .insert("proxy-0".into(), Share { parts, of });
+        written.budget.number = number;
+        written.clone()
+    };
+    world.plane.connections.store(12, Relaxed);
+    world.write(share(1, 1, 1)).await;
+    assert_eq!(world.report().await.budget_number, 1);
+    world.write(share(1, 2, 2)).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.report().await.budget_number, 1, "12 of 10 are open");
+    world.plane.connections.store(10, Relaxed);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.report().await.budget_number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_named_has_nothing_where_shares_are_given() {
+    let world = world().await;
+    let mut written = status(1, RoutingMode::Open);
+    written.budget.number = 3;
+    world.write(written).await;
+    assert_eq!(*world.plane.workers.lock().unwrap(), Share::LEAST);
+    assert_eq!(world.report().await.budget_number, 3);
 }
 
 #[tokio::test(start_paused = true)]

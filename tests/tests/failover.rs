@@ -2,6 +2,8 @@
 //! test as judge: what was acknowledged is there once, what certainly failed is not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "failover/budget.rs"]
+mod budget;
 #[path = "failover/sessions.rs"]
 mod sessions;
 
@@ -112,6 +114,12 @@ impl Scene {
         })
     }
 
+    /// The first server that is not `name`.
+    fn other_than(&self, name: &str) -> String {
+        let other = self.cluster.servers().iter().find(|server| server.name != name);
+        other.unwrap().name.clone()
+    }
+
     /// Waits until another than `old` is master and the pool is open.
     fn wait_moved(&self, old: &str) -> String {
         wait_for("another master", LIMIT, || {
@@ -167,8 +175,8 @@ impl Scene {
             let streaming = self
                 .server(&master)
                 .try_value("select count(*) from pg_stat_replication where state = 'streaming'")?;
-            // Until the master's own set of synchronous replicas is confirmed, the next failover would have to satisfy the set
-            // of the master before, too, and the one that just died counts there.
+            // Until the master's own set of synchronous replicas is confirmed, every set it was changed from counts in the next failover,
+            // too, and one that just died may be in it.
             let status = self.status();
             let pending = status.value("sync.pending").is_some_and(|set| !set.is_null());
             let names = status
@@ -202,14 +210,7 @@ fn a_planned_switchover_under_load_is_not_noticed_by_any_client() {
     let load = scene.load(12);
     for round in 0..times(3, 50) {
         let old = scene.status().master();
-        let to = scene
-            .cluster
-            .servers()
-            .iter()
-            .find(|s| s.name != old)
-            .unwrap()
-            .name
-            .clone();
+        let to = scene.other_than(&old);
         let errors = load.tally().errors.load(Ordering::Relaxed);
         load.tally().longest_us.store(0, Ordering::Relaxed);
         scene.switch_to(&to, &format!("r{round}"));
@@ -377,14 +378,7 @@ fn a_switchover_that_cannot_drain_aborts_and_hurts_nobody() {
     busy.query("begin").unwrap();
     busy.query("insert into set_test values (-1, -1)").unwrap();
     let load = scene.load(4);
-    let to = scene
-        .cluster
-        .servers()
-        .iter()
-        .find(|s| s.name != old)
-        .unwrap()
-        .name
-        .clone();
+    let to = scene.other_than(&old);
     scene.switch_to(&to, "blocked");
     wait_until("the request to be answered", LIMIT, || {
         scene.status().text("lastSwitchoverRequest") == "blocked"
@@ -501,14 +495,7 @@ fn a_master_without_a_free_connection_is_not_taken_for_dead() {
 fn statements_are_held_and_not_failed_while_the_pool_is_paused() {
     let mut scene = Scene::start("fo-held", |m| m);
     let old = scene.status().master();
-    let to = scene
-        .cluster
-        .servers()
-        .iter()
-        .find(|s| s.name != old)
-        .unwrap()
-        .name
-        .clone();
+    let to = scene.other_than(&old);
     let mut clients: Vec<Connection> = (0..20)
         .map(|n| scene.proxies[n % 2].connect("app", "postgres"))
         .collect();

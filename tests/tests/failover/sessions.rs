@@ -60,14 +60,7 @@ fn in_a_switchover_transactions_end_idle_holders_are_sent_away_and_nobody_else_s
     }
     let load = scene.load(4);
 
-    let to = scene
-        .cluster
-        .servers()
-        .iter()
-        .find(|s| s.name != old)
-        .unwrap()
-        .name
-        .clone();
+    let to = scene.other_than(&old);
     scene.switch_to(&to, "sessions");
     std::thread::scope(|scope| {
         scope.spawn(|| finishes(&mut transaction, 1));

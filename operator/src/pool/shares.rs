@@ -30,10 +30,13 @@ pub(super) fn share_out(budget: &mut BudgetStatus, live: &BTreeMap<&str, u64>) {
         let written = budget.shares.get(*id).copied();
         let is_less = written.is_some_and(|written| !is_more(even, written));
         // Who begins to share out finds everybody with everything: that is only taken away.
-        let share = if is_less || budget.number == 0 || fit(others.chain([even])) {
+        let share = if is_less || budget.number == 0 {
             even
         } else {
-            written.unwrap_or(Share::NONE)
+            let written = written.unwrap_or(Share::NONE);
+            // As much of it as the others have let go of.
+            let share = left_by(others).map_or(written, |left| if is_more(even, left) { left } else { even });
+            if is_more(written, share) { written } else { share }
         };
         if is_more(share, now) {
             may.insert(id, share);
@@ -74,19 +77,21 @@ fn is_more(left: Share, right: Share) -> bool {
     u64::from(left.parts) * u64::from(right.of) > u64::from(right.parts) * u64::from(left.of)
 }
 
-/// Whether these together are not more than everything. Exact; what cannot be computed does not fit.
-fn fit(shares: impl Iterator<Item = Share>) -> bool {
-    let mut sum = Some((0u128, 1u128));
+/// What these leave of everything. `None`: nothing, or what cannot be written.
+fn left_by(shares: impl Iterator<Item = Share>) -> Option<Share> {
+    let mut sum = (0u128, 1u128);
     for share in shares {
-        sum = sum.and_then(|(parts, of)| {
-            let (more, unit) = (u128::from(share.parts), u128::from(share.of.max(1)));
-            let common = unit / gcd(of, unit);
-            let whole = of.checked_mul(common)?;
-            let parts = parts.checked_mul(common)?;
-            Some((parts.checked_add(more.checked_mul(whole / unit)?)?, whole))
-        });
+        let (more, unit) = (u128::from(share.parts), u128::from(share.of.max(1)));
+        let whole = sum.1.checked_mul(unit / gcd(sum.1, unit))?;
+        let parts = sum.0.checked_mul(whole / sum.1)?;
+        sum = (parts.checked_add(more.checked_mul(whole / unit)?)?, whole);
     }
-    sum.is_some_and(|(parts, of)| parts <= of)
+    let (parts, of) = (sum.1.checked_sub(sum.0)?, sum.1);
+    let common = gcd(parts, of).max(1);
+    Some(Share {
+        parts: u32::try_from(parts / common).ok()?,
+        of: u32::try_from(of / common).ok()?,
+    })
 }
 
 fn gcd(mut left: u128, mut right: u128) -> u128 {
@@ -207,7 +212,7 @@ mod tests {
             world.take(&Step::Operator);
             for step in &steps {
                 world.take(step);
-                prop_assert!(fit(world.uses()), "{step:?} {:?} {:?}", world.budget, world.proxies);
+                prop_assert!(left_by(world.uses()).is_some(), "{step:?} {:?} {:?}", world.budget, world.proxies);
             }
             // When nothing changes any more, each comes to have its even share.
             for _ in 0..4 {

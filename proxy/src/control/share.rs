@@ -18,9 +18,15 @@ const LEAN: Duration = Duration::from_secs(1);
 /// Ends when no server has more than `most` connections of this proxy (0: as many as it likes), with the number of the budget that asks for
 /// it: nobody else gets what this proxy still has.
 pub(super) async fn keep(follower: Arc<dyn Follower>, number: u64, most: u32) -> u64 {
-    while most != 0 && follower.connections().await > most {
+    if most == 0 {
+        return number;
+    }
+    // A server takes a moment to end the process behind a connection that was closed.
+    sleep(LOOK).await;
+    while follower.connections().await > most {
         sleep(LOOK).await;
     }
+    sleep(LOOK).await;
     number
 }
 

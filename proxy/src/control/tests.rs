@@ -260,6 +260,7 @@ async fn a_smaller_share_is_acknowledged_when_no_more_connections_are_open() {
     };
     world.plane.connections.store(12, Relaxed);
     world.write(share(1, 1, 1)).await;
+    sleep(Duration::from_secs(1)).await;
     assert_eq!(world.report().await.budget_number, 1);
     world.write(share(1, 2, 2)).await;
     sleep(Duration::from_secs(5)).await;

@@ -199,6 +199,8 @@ fn status() -> impl Strategy<Value = PgPoolStatus> {
                 budget: crds::status::BudgetStatus {
                     servers: names.iter().map(|name| (name.clone(), 90)).collect(),
                     shares: names.iter().map(|name| (name.clone(), share)).collect(),
+                    number: 3,
+                    held: names.iter().map(|name| (name.clone(), share)).collect(),
                 },
                 replicas_ready: "2/2".into(),
                 conditions: vec![condition],

@@ -13,7 +13,7 @@ use super::Follower;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How long a worker may be idle while there are more of them than our share.
-const LEAN: Duration = Duration::from_secs(1);
+const LEAN: Duration = Duration::from_millis(200);
 
 /// Ends when no server has more than `most` connections of this proxy (0: as many as it likes), with the number of the budget that asks for
 /// it: nobody else gets what this proxy still has.
@@ -34,6 +34,9 @@ pub(super) async fn keep(follower: Arc<dyn Follower>, number: u64, most: u32) ->
 pub(super) fn make_lean(config: &mut PoolConfig) {
     let idle = config.workers.idle_timeout.unwrap_or(LEAN);
     config.workers.idle_timeout = Some(idle.min(LEAN));
+    if config.budget.per_server != 0 {
+        config.workers.max = config.workers.max.min(config.budget.per_server).max(1);
+    }
 }
 
 /// This proxy's part of what all proxies may have together.

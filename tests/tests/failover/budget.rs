@@ -81,11 +81,12 @@ fn the_connections_of_a_server_are_never_exceeded_while_proxies_come_and_go() {
                 most.fetch_max(used, Relaxed);
             }
         });
-        (0..CLIENTS).for_each(|_| drop(scope.spawn(client(&third))));
+        let its_own: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client(&third))).collect();
         wait_shares(&scene, 3);
         std::thread::sleep(Duration::from_secs(2));
         done.store(true, Relaxed);
         watch.join().unwrap();
+        its_own.into_iter().for_each(|client| client.join().unwrap());
         drop(third);
         wait_shares(&scene, 2);
     });

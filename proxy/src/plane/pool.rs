@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crds::Effective;
+use crds::{Effective, PoolConfig};
 use pgnet::client::Credential;
 use tokio::sync::Notify;
 
@@ -565,6 +565,18 @@ impl Pool {
         }
     }
 
+    /// Workers that are to end with what they do, whoever waits: the limits have become smaller, and another proxy gets what
+    /// this one lets go of. Where several pools share what is too much, each gives up a part of it at a time.
+    fn too_many(&self, thread: &Thread, config: &PoolConfig, staying: usize) -> usize {
+        let of_pool = staying.saturating_sub(self.max_now());
+        let budget = config.budget.per_server as usize;
+        let of_server = thread.shared.budget.surplus(&self.server.name, budget);
+        let leaving = self.workers.borrow().len() - staying;
+        of_pool
+            .max(of_server.div_ceil(4).saturating_sub(leaving))
+            .min(staying.saturating_sub(1))
+    }
+
     /// Each second: closes workers nobody needs.
     pub(super) fn sweep(self: &Rc<Self>, now: Instant) {
         let Some(thread) = self.thread.upgrade() else {
@@ -579,11 +591,17 @@ impl Pool {
             self.serve_waiters();
         }
         let most = self.effective.borrow().max_workers as usize;
-        let mut count = self.workers.borrow().len();
         let workers = self.workers.borrow().clone();
+        let mut count = workers.iter().filter(|worker| !worker.condemned.get()).count();
+        let mut too_many = self.too_many(&thread, &config, count);
         for worker in workers.iter().rev() {
             if worker.state.get() == State::Cleaning {
                 self.hurry(worker, now);
+            }
+            if too_many > 0 && worker.state.get() != State::Pinned && !worker.condemned.replace(true) {
+                worker.reserved.set(true);
+                too_many -= 1;
+                count -= 1;
             }
             if worker.state.get() != State::Idle {
                 continue;

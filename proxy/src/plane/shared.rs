@@ -134,6 +134,16 @@ impl Budget {
         allowed
     }
 
+    /// How many there are above the share of this server.
+    pub(super) fn surplus(&self, server: &str, per_server: usize) -> usize {
+        if per_server == 0 {
+            return 0;
+        }
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = used.servers.get(server).copied().unwrap_or(0);
+        count.saturating_sub(per_server)
+    }
+
     /// One less.
     pub(super) fn release(&self, server: &str, database: &str, user: &str) {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,6 +178,14 @@ mod tests {
         assert!(budget.acquire("a", "d", "v", shares));
         assert!(!budget.acquire("a", "e", "w", shares), "the server has its share");
         assert!(budget.acquire("b", "e", "w", shares));
+        assert_eq!(
+            (
+                budget.surplus("a", 1),
+                budget.surplus("a", 3),
+                budget.surplus("a", 0)
+            ),
+            (2, 0, 0)
+        );
         budget.release("a", "d", "u");
         assert!(budget.acquire("a", "e", "w", shares));
     }

@@ -109,3 +109,66 @@ fn a_statement_whose_rows_stay_the_same_runs_on_every_worker() {
         client.query("commit").unwrap();
     });
 }
+
+/// pgjdbc asks a portal for its rows when it runs a statement for the first time, and takes them for the statement's from then on.
+#[test]
+fn rows_a_client_was_told_of_by_a_portal_are_refused_once_they_changed() {
+    let stage = stage("portal");
+    let mut client = stage.client();
+    let mut bytes = encode::parse(b"all", b"select * from changing", &[]);
+    bytes.extend(described("all"));
+    client.send(&bytes).unwrap();
+    client.collect().unwrap();
+    on_every_worker(&stage, || assert_eq!(run(&mut client, b"all").unwrap(), 1));
+    let change = "alter table changing add column b text";
+    stage.client().query(change).unwrap();
+    on_every_worker(&stage, || {
+        assert_eq!(run(&mut client, b"all").unwrap_err().code(), "0A000");
+    });
+}
+
+/// libpq asks each time: it hears what the rows look like now, or the error of a server that still has the old plan, as without us.
+#[test]
+fn a_client_that_asks_each_portal_for_its_rows_is_never_told_of_others() {
+    let stage = stage("portals");
+    let mut client = stage.client();
+    client
+        .send(
+            &[
+                encode::parse(b"all", b"select * from changing", &[]),
+                encode::sync(),
+            ]
+            .concat(),
+        )
+        .unwrap();
+    client.collect().unwrap();
+    let mut columns = || {
+        client.send(&described("all")).unwrap();
+        client.collect().map(|(rows, _)| rows[0].len())
+    };
+    on_every_worker(&stage, || assert_eq!(columns().unwrap(), 1));
+    let change = "alter table changing add column b text";
+    stage.client().query(change).unwrap();
+    let mut told = 0;
+    on_every_worker(&stage, || match columns() {
+        Ok(columns) => {
+            assert_eq!(columns, 2);
+            told += 1;
+        }
+        Err(error) => assert_eq!(error.code(), "0A000", "{error}"),
+    });
+    assert!(
+        told > 0,
+        "a worker that heard the error parses the statement anew"
+    );
+}
+
+fn described(name: &str) -> Vec<u8> {
+    [
+        encode::bind(b"", name.as_bytes(), &[], &[], &[]),
+        encode::describe(b'P', b""),
+        encode::execute(b"", 0),
+        encode::sync(),
+    ]
+    .concat()
+}

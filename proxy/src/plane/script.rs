@@ -21,8 +21,8 @@ pub(super) enum Op {
     Bind(Option<StatementId>),
     /// `t`, then `T` or `n`. Of which shared statement, if it is one.
     DescribeStatement(Option<StatementId>),
-    /// `T` or `n`.
-    DescribePortal,
+    /// `T` or `n`. Of which shared statement, if it is one.
+    DescribePortal(Option<StatementId>),
     /// Rows, then `C`, `s` or `I`; COPY.
     Execute,
     /// `3`.
@@ -182,7 +182,7 @@ impl Script {
         self.steps
             .iter()
             .take(running)
-            .any(|s| matches!(s.op, Op::DescribePortal | Op::DescribeStatement(_)))
+            .any(|s| matches!(s.op, Op::DescribePortal(_) | Op::DescribeStatement(_)))
     }
 
     /// The statement the server is binding or describing.
@@ -252,11 +252,10 @@ impl Script {
             ),
             (Op::Bind(_), b'2') => (show(to), Event::None, true),
             (Op::DescribeStatement(_), b't') => (show(to), Event::None, false),
-            (Op::DescribeStatement(id), b'T' | b'n') => {
+            (Op::DescribeStatement(id) | Op::DescribePortal(id), b'T' | b'n') => {
                 let event = id.map_or(Event::None, |id| Event::Described(id, to));
                 (show(to), event, true)
             }
-            (Op::DescribePortal, b'T' | b'n') => (show(to), Event::None, true),
             (Op::Execute, b'D' | b'd' | b'c' | b'H') => (show(to), Event::None, false),
             (Op::Execute, b'C' | b's' | b'I') => (show(to), Event::None, true),
             (Op::Close(id), b'3') => (show(to), id.map_or(Event::None, Event::Closed), true),

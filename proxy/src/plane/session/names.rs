@@ -38,6 +38,8 @@ pub(super) struct Names {
     /// Statements whose rows were asked for and not yet described, by request; the empty name: one that is not looked after.
     described: VecDeque<Vec<Bytes>>,
     describing: Vec<Bytes>,
+    /// The portal that was bound last, and the named statement it was bound to.
+    bound: Option<(Bytes, Bytes)>,
     /// What the client was told the rows of its statements look like.
     shapes: BTreeMap<Bytes, u64>,
     /// Statements whose rows look different now: the client has to prepare them anew.
@@ -80,6 +82,18 @@ impl Names {
                 .for_each(Bytes::clear);
         }
         self.open.push(change);
+    }
+
+    /// A portal is bound to a statement.
+    pub(super) fn bind(&mut self, portal: &[u8], name: &[u8]) {
+        self.bound =
+            (!name.is_empty()).then(|| (Bytes::copy_from_slice(portal), Bytes::copy_from_slice(name)));
+    }
+
+    /// The named statement this portal was bound to, if it was the last one bound.
+    pub(super) fn bound_to(&self, portal: &[u8]) -> Option<Bytes> {
+        let (last, name) = self.bound.as_ref()?;
+        (last == portal).then(|| name.clone())
     }
 
     /// The rows of this statement will be described.

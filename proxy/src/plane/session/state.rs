@@ -288,33 +288,40 @@ impl Session {
         }
         Ok(())
     }
+
     /// Statements the batch at the front of the input binds whose rows were described to the client, and which this worker may
-    /// take for something else: it never had them, or has them since a table changed.
+    /// take for something else: it never had them, or has them since a table changed. A batch that asks for them again is told.
     pub(super) fn unverified(&self, worker: &Worker) -> Vec<Bytes> {
         let mut names = Vec::new();
         if !self.names.has_shapes() {
             return names;
         }
+        // The portal bound last, and what is to be verified of it.
+        let mut last: (&[u8], Option<&[u8]>) = (b"", None);
         let mut rest = &self.input[..];
         while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
             rest = behind;
             match frame.tag {
                 b'B' => {
-                    let Ok((_, name, _)) = translate::bind_parts(frame.body) else {
+                    let Ok((portal, name, _)) = translate::bind_parts(frame.body) else {
                         break;
                     };
-                    if let Some(believed) = self.names.shape(name)
-                        && !self.names.is_changed(name)
-                        && let Some(statement) = self.names.get(name)
-                        && worker.shape(statement.id) != Some(believed)
-                    {
-                        names.push(Bytes::copy_from_slice(name));
-                    }
+                    let doubtful = self.names.shape(name).is_some_and(|believed| {
+                        !self.names.is_changed(name)
+                            && self
+                                .names
+                                .get(name)
+                                .is_some_and(|statement| worker.shape(statement.id) != Some(believed))
+                    });
+                    let before = std::mem::replace(&mut last, (portal, doubtful.then_some(name)));
+                    names.extend(before.1.map(Bytes::copy_from_slice));
                 }
+                b'D' if translate::target_parts(frame.body) == Ok((b'P', last.0)) => last.1 = None,
                 b'S' | b'Q' => break,
                 _ => {}
             }
         }
+        names.extend(last.1.map(Bytes::copy_from_slice));
         names
     }
 

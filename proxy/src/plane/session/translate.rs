@@ -115,6 +115,7 @@ fn exact(
                 Some(server_name) => {
                     bind(to.out(), portal, &server_name, rest);
                     let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
+                    names.bind(portal, name);
                     to.step(Step::client(Op::Bind(id)));
                 }
                 None => fail(to, missing(name)),
@@ -125,7 +126,13 @@ fn exact(
             let (kind, name) = target_parts(body)?;
             if kind == b'P' {
                 frontend::describe_portal(to.out(), name);
-                to.step(Step::client(Op::DescribePortal));
+                // What a portal's rows look like is what its statement's do: drivers remember it as that.
+                let bound = names.bound_to(name).filter(|name| !(ground.own)(name));
+                let id = bound.and_then(|name| Some((names.get(&name)?.id, name)));
+                to.step(Step::client(Op::DescribePortal(id.as_ref().map(|(id, _)| *id))));
+                if let Some((_, name)) = id {
+                    names.ask_shape(&name);
+                }
                 return Ok(());
             }
             match ready_statement(to, names, ground, name) {
@@ -263,6 +270,7 @@ pub(super) fn bind_head(
     out.extend_from_slice(&server_name);
     out.put_u8(0);
     out.extend_from_slice(data);
+    names.bind(portal, name);
     to.step(Step::client(Op::Bind(None)));
     true
 }

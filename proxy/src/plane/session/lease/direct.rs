@@ -117,7 +117,7 @@ impl Session {
             b'P' => Op::Parse(None),
             b'B' => Op::Bind(None),
             b'D' if message.get(5) == Some(&b'S') => Op::DescribeStatement(None),
-            b'D' => Op::DescribePortal,
+            b'D' => Op::DescribePortal(None),
             b'E' => Op::Execute,
             _ => Op::Close(None),
         };

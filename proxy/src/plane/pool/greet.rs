@@ -136,8 +136,7 @@ impl Pool {
 
     /// An idle worker goes if a guest needs its place.
     pub(super) fn gives_up_for_a_guest(&self, worker: &Worker) -> bool {
-        let free = worker.state.get() == State::Idle && worker.fences.get() == 0 && worker.tickets.get() == 0;
-        if !free || self.direct || !self.guest_needs_a_place() {
+        if !worker.is_free() || self.direct || !self.guest_needs_a_place() {
             return false;
         }
         worker.state.set(State::Closed);

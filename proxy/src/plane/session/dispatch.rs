@@ -1,8 +1,5 @@
 //! What becomes of the request at the front of the input, and what its session waits for then.
 
-use pgnet::fields::{ErrorFields, Severity};
-use pgnet::sqlstate::SqlState;
-
 use super::policy::{self, Batch, Decision, Transaction};
 use super::shared::REPEATS_MAX;
 use super::unit::{self, Scan, Unit};
@@ -170,15 +167,7 @@ impl Session {
             Unit::TooLarge { tag, total } => (tag, total),
             _ => return self.skip_batch(&local::in_failed_transaction()).await,
         };
-        let fields = ErrorFields::new(
-            Severity::Error,
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            format!(
-                "statement of {total} bytes is larger than {}",
-                self.effective.limits.max_query_size
-            ),
-        )
-        .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
+        let fields = local::too_large(total, self.effective.limits.max_query_size);
         self.discard(total).await?;
         if matches!(tag, b'Q' | b'F') {
             self.answer(|out, status| local::error(out, &fields, status));

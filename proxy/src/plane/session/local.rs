@@ -57,6 +57,16 @@ pub(super) fn in_failed_transaction() -> ErrorFields {
     )
 }
 
+/// ERROR 54000: `total` bytes where `limits.maxQuerySize` allows `limit`.
+pub(super) fn too_large(total: usize, limit: usize) -> ErrorFields {
+    ErrorFields::new(
+        Severity::Error,
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        format!("statement of {total} bytes is larger than {limit}"),
+    )
+    .with_hint("Raise limits.maxQuerySize, or send the data by COPY.")
+}
+
 /// Answers a whole batch in which every Execute has the same outcome: `Ok(tag)` with a warning before it, or an error.
 ///
 /// Parse, Bind, Describe and Close are acknowledged as a server would for a statement that returns no rows.

@@ -1,9 +1,7 @@
 //! From the client to the worker: each message as it comes, as far as it may go now.
 
 use bytes::{Buf, Bytes};
-use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
-use pgnet::sqlstate::SqlState;
 
 use super::super::super::script::{Op, Step};
 use super::super::policy::{self, Decision, Transaction};
@@ -11,7 +9,7 @@ use super::super::shared::interner;
 use super::super::state::collect;
 use super::super::translate::{self, Ground};
 use super::super::unit::{self, HOLD_MAX, UnitError};
-use super::super::{Leave, Session};
+use super::super::{Leave, Session, local};
 use super::{Lease, UNWRITTEN_MAX};
 use crate::classify::{Class, Kind, SetItem};
 
@@ -110,15 +108,7 @@ impl Session {
     }
 
     pub(super) fn too_large(&mut self, lease: &mut Lease, tag: u8, total: usize) {
-        let fields = ErrorFields::new(
-            Severity::Error,
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            format!(
-                "statement of {total} bytes is larger than {}",
-                self.effective.limits.max_query_size
-            ),
-        )
-        .with_hint("Raise limits.maxQuerySize, or send the data by COPY.");
+        let fields = local::too_large(total, self.effective.limits.max_query_size);
         let slot = self.card.slot.clone();
         lease.worker.stream(&slot, |to| translate::fail(to, fields));
         if matches!(tag, b'Q' | b'F') {

@@ -37,6 +37,7 @@ impl Goal {
 pub(crate) fn of(workload: &str, old: bool) -> Vec<Goal> {
     let tps = |bound| goal("statements/s vs PgBouncer", "pgbouncer", TPS, bound, true);
     let direct = |bound| goal("statements/s vs direct", "direct", TPS, bound, true);
+    let one_thread = |bound| goal("statements/s vs one thread", "proxy-1-thread", TPS, bound, true);
     let cpu = |bound| goal("CPU vs PgBouncer", "pgbouncer", CPU, bound, false);
     let p99 = |bound| goal("p99 vs PgBouncer", "pgbouncer", P99, bound, false);
     let p50 = |bound| goal("p50 vs PgBouncer", "pgbouncer", P50, bound, false);
@@ -45,7 +46,7 @@ pub(crate) fn of(workload: &str, old: bool) -> Vec<Goal> {
         "select_prepared" => vec![tps(if old { 1.7 } else { 2.1 }), direct(1.15), cpu(0.45)],
         "select1_1" => vec![p50(1.0)],
         "select1_32" => vec![tps(1.7), cpu(0.55)],
-        "select1_1000" => vec![tps(2.3), p99(0.5), cpu(0.45)],
+        "select1_1000" => vec![tps(2.3), p99(0.5), cpu(0.45), one_thread(1.0)],
         "rate_2000" => vec![p99(1.1), cpu(1.05)],
         "transactions" => vec![tps(1.25), direct(0.72), cpu(0.85)],
         "pipeline_10" => vec![tps(1.1)],

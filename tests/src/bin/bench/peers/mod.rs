@@ -131,11 +131,20 @@ impl Peer {
 /// Starts all that `chosen` names (or, for `all`, that are installed) and that have something to do.
 pub(crate) fn start(stage: &Stage, chosen: &str, workloads: &[Workload]) -> Vec<Peer> {
     let wanted = |name: &str| chosen == "all" || chosen.split(',').any(|c| c == name);
-    let names_too = workloads.iter().any(|w| w.name == own::NAMES_WORKLOAD);
-    let makers: [(&str, bool, Maker); 6] = [
+    let chosen_too = |name: &str| workloads.iter().any(|w| w.name == name);
+    let makers: [(&str, bool, Maker); 7] = [
         ("direct", true, own::direct),
         ("proxy", true, own::proxy),
-        ("proxy", names_too, own::proxy_with_pool_names),
+        (
+            "proxy",
+            chosen_too(own::NAMES_WORKLOAD),
+            own::proxy_with_pool_names,
+        ),
+        (
+            "proxy",
+            chosen_too(own::THREADS_WORKLOAD),
+            own::proxy_with_one_thread,
+        ),
         ("pgbouncer", true, others::pgbouncer),
         ("haproxy", true, others::haproxy),
         ("pgpool", true, others::pgpool),

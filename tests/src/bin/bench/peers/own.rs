@@ -37,6 +37,18 @@ pub(super) fn proxy_with_pool_names(stage: &Stage) -> Option<Peer> {
     })
 }
 
+/// The workload in which one data thread is compared with as many as there are CPUs.
+pub(super) const THREADS_WORKLOAD: &str = "select1_1000";
+
+pub(super) fn proxy_with_one_thread(stage: &Stage) -> Option<Peer> {
+    let manifest = stage.manifest().set("proxy.threads", "1");
+    Some(Peer {
+        setup: "the same with proxy.threads: 1",
+        only: Some(THREADS_WORKLOAD),
+        ..started(stage, "proxy-1-thread", manifest)
+    })
+}
+
 fn started(stage: &Stage, name: &'static str, manifest: Manifest) -> Peer {
     let manifest = manifest.named(name).write();
     let proxy = Proxy::builder(&stage.world, &manifest).named(name).start();

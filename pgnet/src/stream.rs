@@ -121,6 +121,29 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Writes what is taken at once; no task is woken when there is room for more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] where nothing is taken.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(bytes),
+            Self::Unix(socket) => socket.try_write(bytes),
+            Self::Tls(tls) => {
+                let mut context = Context::from_waker(Waker::noop());
+                let written = Pin::new(tls.as_mut()).poll_write(&mut context, bytes);
+                let flushed = Pin::new(tls.as_mut()).poll_flush(&mut context);
+                match (written, flushed) {
+                    (Poll::Ready(result), Poll::Ready(Ok(())) | Poll::Pending) => result,
+                    (_, Poll::Ready(Err(error))) => Err(error),
+                    (Poll::Pending, _) => Err(ErrorKind::WouldBlock.into()),
+                }
+            }
+        }
+    }
+}
+
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

@@ -17,6 +17,7 @@ pub mod peers;
 pub mod plane;
 pub mod pseudo;
 pub mod seats;
+pub mod spread;
 pub mod startup;
 pub mod talk;
 pub mod tls;

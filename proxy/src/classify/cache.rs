@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// Keys are keyed hashes already; hashing them again would be for nothing.
+/// For keys that are keyed hashes, or numbers of ours spread over all bits: hashing them again would be for nothing.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct AlreadyHashed(u64);
 

@@ -55,6 +55,9 @@ pub struct Class {
     pub transaction_verbs: bool,
     /// Proven to leave nothing in the session beyond what `touches` says: needs no clean-up. Never true by guess.
     pub neutral: bool,
+    /// A known read of nothing that DDL could change: no tables, and PostgreSQL's own types, functions and operators. A plan of
+    /// it holds for as long as the class does.
+    pub timeless: bool,
     /// The tables it names, where the grammar was asked; `None` when nothing is known.
     pub tables: Option<Rc<Tables>>,
     /// Its calls of `set_config` whose effect outlasts the statement, in order.
@@ -71,6 +74,7 @@ impl Class {
             touches: Touches::NONE,
             transaction_verbs: false,
             neutral: false,
+            timeless: false,
             tables: None,
             set_config: None,
         }

@@ -5,9 +5,11 @@
 //! reads a clock or guesses in the client's favour: what is not proven harmless is not called so. What a text hides from its reader
 //! (functions, DO, triggers) is the pool's business: such requests run alone and are cleaned up after.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::LazyLock;
+
+use siphasher::sip128::SipHasher13;
 
 mod cache;
 pub mod catalog;
@@ -16,6 +18,7 @@ pub mod hint;
 mod kind;
 pub mod lexer;
 pub mod list;
+mod recent;
 mod scan;
 pub mod settings;
 mod statement;
@@ -33,9 +36,11 @@ pub use kind::{
 pub use list::List;
 pub use settings::{Argument, SetConfig, SetItem, SetStatement};
 
+pub(crate) use cache::AlreadyHashed;
 use cache::Cache;
 use catalog::SearchPath;
 use facts::Facts;
+use recent::{Basis, Recent};
 use scan::{Scan, Statement};
 use statement::Verb;
 use words::Words;
@@ -85,7 +90,7 @@ const PARSED_BYTES_MAX: usize = 32 * 1024;
 /// The grammar is asked so often for one text; what is left of a list is not proven.
 const PARSES_MAX: u32 = 16;
 
-/// Two keyed hashes of a canonical form.
+/// A keyed hash of a canonical form.
 type Shape = (u64, u64);
 
 /// Classifies texts and remembers what it learnt by shape. One per data thread.
@@ -97,6 +102,7 @@ pub struct Classifier {
     facts: Cache<Shape, Option<Rc<Facts>>>,
     /// Classes of shapes, each under one snapshot of a catalog, role and search_path.
     classes: Cache<(Shape, Shape), Class>,
+    recent: Recent,
     names: Names,
     parses_left: u32,
 }
@@ -135,6 +141,7 @@ impl Classifier {
             scan: Scan::default(),
             facts: Cache::new(limits.cache_bytes / 2),
             classes: Cache::new(limits.cache_bytes / 2),
+            recent: Recent::default(),
             names: Names::default(),
             parses_left: 0,
         }
@@ -143,9 +150,27 @@ impl Classifier {
     /// Forgets every verdict. Not needed when a catalog is replaced (verdicts belong to a snapshot), but it frees room at once.
     pub fn forget_database(&mut self) {
         self.classes.clear();
+        self.recent.clear();
     }
 
-    /// What `sql`, the text of a Query or Parse message without its final zero, is.
+    /// What `sql`, the text of a Query or Parse message without its final zero, is. The same text again costs next to nothing.
+    pub fn class_of(&mut self, sql: &[u8], context: &Context<'_>) -> Rc<Class> {
+        let basis = Basis {
+            names: self.names.key(context),
+            lexing: context.lexing,
+        };
+        if let Some(class) = self.recent.get(sql, basis) {
+            return class;
+        }
+        let class = self.classify(sql, context);
+        if class.statements > 1 {
+            // The next time may tell more of a long list: the grammar is not asked about all of it at once.
+            return Rc::new(class);
+        }
+        self.recent.put(sql, basis, class)
+    }
+
+    /// The same, found out anew.
     pub fn classify(&mut self, sql: &[u8], context: &Context<'_>) -> Class {
         let unreadable =
             context.lexing == Lexing::Unsafe && sql.iter().any(|byte| *byte == b'\\' || *byte > 127);
@@ -338,16 +363,14 @@ fn finished<'a>(mut class: Class, words: impl Fn() -> Words<'a>) -> Class {
     class
 }
 
-/// Two independent keyed hashes: nobody outside the process can make two texts meet.
+/// A keyed hash of 128 bits: nobody outside the process can make two texts meet.
 fn shape(canonical: &[u8]) -> Shape {
-    static KEYS: LazyLock<(RandomState, RandomState)> =
-        LazyLock::new(|| (RandomState::new(), RandomState::new()));
-    let hashed = |keys: &RandomState| {
-        let mut hasher = keys.build_hasher();
-        hasher.write(canonical);
-        hasher.finish()
-    };
-    (hashed(&KEYS.0), hashed(&KEYS.1))
+    static KEYS: LazyLock<SipHasher13> = LazyLock::new(|| {
+        let random = || RandomState::new().hash_one(());
+        SipHasher13::new_with_keys(random(), random())
+    });
+    let hash = KEYS.hash(canonical);
+    (hash.h1, hash.h2)
 }
 
 /// Body of a fuzz target: any bytes at all are taken apart and classified without a panic, and the same way twice.

@@ -27,6 +27,10 @@ pub(crate) fn of(facts: &Facts, catalog: Option<&Catalog>, path: Option<&SearchP
     };
     let mut class = Class::of(kind);
     class.neutral = neutral && matches!(facts.head, Head::Query | Head::Dml);
+    class.timeless = class.is_known_read()
+        && facts.read.is_empty()
+        && facts.ctes.is_empty()
+        && facts.types.iter().all(own);
     if serial {
         class.touches |= Touches::SEQUENCE_DEFAULT;
     }
@@ -54,9 +58,13 @@ pub(crate) fn guessed(canonical: &[u8], verb: Verb) -> Class {
     })
 }
 
+/// A name PostgreSQL's grammar gives, or one that cannot mean anything else.
+fn own(of: &Named) -> bool {
+    of.schema.as_deref() == Some("pg_catalog")
+}
+
 /// Without a catalog only what the grammar itself defines is known.
 fn without_catalog(facts: &Facts) -> Effect {
-    let own = |of: &Named| of.schema.as_deref() == Some("pg_catalog");
     let nothing = !facts.unproven
         && facts.functions.is_empty()
         && facts.fields.is_empty()

@@ -43,20 +43,46 @@ struct Entry {
 pub(super) struct Catalogs {
     entries: RefCell<HashMap<Arc<str>, Entry>>,
     generations: Cell<u64>,
+    /// The entry that was asked for last: with each statement it is asked for anew.
+    last: RefCell<Option<Last>>,
+}
+
+struct Last {
+    database: Arc<str>,
+    catalog: Option<Rc<Catalog>>,
+    generation: u64,
 }
 
 impl Catalogs {
     /// The copy for this database, if there is one to be believed.
     pub(super) fn get(&self, database: &str) -> Option<Rc<Catalog>> {
-        self.entries
-            .borrow()
-            .get(database)
-            .and_then(|e| e.catalog.clone())
+        self.look_up(database, |last| last.catalog.clone()).flatten()
     }
 
     /// Which copy: verdicts of another are void.
     pub(super) fn generation(&self, database: &str) -> u64 {
-        self.entries.borrow().get(database).map_or(0, |e| e.generation)
+        self.look_up(database, |last| last.generation).unwrap_or(0)
+    }
+
+    fn look_up<R>(&self, database: &str, take: impl FnOnce(&Last) -> R) -> Option<R> {
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|last| *last.database != *database) {
+            let entries = self.entries.borrow();
+            let (name, entry) = entries.get_key_value(database)?;
+            *last = Some(Last {
+                database: name.clone(),
+                catalog: entry.catalog.clone(),
+                generation: entry.generation,
+            });
+        }
+        last.as_ref().map(take)
+    }
+
+    /// A number for a copy that takes the place of another.
+    fn next_generation(&self) -> u64 {
+        *self.last.borrow_mut() = None;
+        self.generations.set(self.generations.get() + 1);
+        self.generations.get()
     }
 
     /// DDL was seen: nothing of the copy holds any more.
@@ -64,8 +90,7 @@ impl Catalogs {
         if let Some(entry) = self.entries.borrow_mut().get_mut(database) {
             entry.catalog = None;
             entry.ddl += 1;
-            self.generations.set(self.generations.get() + 1);
-            entry.generation = self.generations.get();
+            entry.generation = self.next_generation();
         }
     }
 
@@ -180,8 +205,7 @@ impl Catalogs {
         if Some(entry.ddl) == ddl {
             debug!(database, known = catalog.is_some(), "Catalog read");
             entry.catalog = catalog.map(Rc::new);
-            self.generations.set(self.generations.get() + 1);
-            entry.generation = self.generations.get();
+            entry.generation = self.next_generation();
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::counters::Counters;
 use super::error::ServeError;
-use super::settings::{Difference, Settings};
+use super::settings::Settings;
 use super::statement::StatementInterner;
 use super::thread::Thread;
 use super::topology::Server;
@@ -164,24 +164,8 @@ impl Pool {
     fn pipeline(&self) -> crds::Pipeline {
         self.thread
             .upgrade()
-            .map(|t| t.config().workers.pipeline)
+            .map(|t| t.setting(|config| config.workers.pipeline))
             .unwrap_or_default()
-    }
-
-    /// How well `worker` suits a session with these settings.
-    pub(super) fn fit(worker: &Worker, settings: &Rc<Settings>) -> Fit {
-        if worker.direct && !Rc::ptr_eq(&worker.base, settings) {
-            return Fit::No;
-        }
-        let custom = worker.custom.borrow();
-        if !custom.is_empty() && custom.iter().any(|name| settings.get(name).is_none()) {
-            return Fit::No;
-        }
-        match settings.difference(&worker.wears()) {
-            Difference::None => Fit::Same,
-            Difference::Set(_) => Fit::Prefix,
-            Difference::Incompatible => Fit::No,
-        }
     }
 
     /// A request has ended.
@@ -223,7 +207,7 @@ impl Pool {
             if state == State::Shared && (!short || worker.depth() >= pipeline.max_depth as usize) {
                 continue;
             }
-            let fit = Self::fit(worker, settings);
+            let fit = worker.fit(settings);
             match (fit, state) {
                 (Fit::No, _) => {}
                 (Fit::Same, State::Idle) => return Some(worker.clone()),
@@ -261,33 +245,35 @@ impl Pool {
         if self.closed.get() {
             return None;
         }
-        let workers = self.workers.borrow();
-        let best = workers
-            .iter()
-            .rev()
-            .filter(|w| w.is_free())
-            .map(|w| (w, Self::fit(w, settings), w.sequences_of.get()))
-            .filter(|(_, fit, _)| *fit != Fit::No)
-            .min_by_key(|(w, fit, sequences)| {
-                let foreign = match sequences {
-                    Some(owner) if *owner == session => 0,
-                    None => 1,
-                    Some(_) => 2,
-                };
-                // What it remembers of this session's sequences counts most.
-                (
-                    foreign != 0,
-                    std::cmp::Reverse((foreign == 0).then(|| w.sequences_at.get())),
-                    *fit,
-                    foreign,
-                )
-            })?;
-        let worker = best.0.clone();
-        drop(workers);
+        let worker = self.best_idle(settings, session)?;
         worker.state.set(State::Leased);
         worker.reserved.set(false);
         self.counters.workers_leased.add(1);
         Some(worker)
+    }
+
+    /// What it remembers of this session's sequences counts most, then that nothing has to be set, then that it remembers
+    /// nobody's.
+    fn best_idle(&self, settings: &Rc<Settings>, session: u64) -> Option<Rc<Worker>> {
+        let workers = self.workers.borrow();
+        let free = || workers.iter().rev().filter(|w| w.is_free());
+        let own = free()
+            .filter(|w| w.sequences_of.get() == Some(session) && w.fit(settings) != Fit::No)
+            .max_by_key(|w| w.sequences_at.get());
+        if own.is_some() {
+            return own.cloned();
+        }
+        let mut best: Option<((Fit, bool), &Rc<Worker>)> = None;
+        for worker in free() {
+            let rank = (worker.fit(settings), worker.sequences_of.get().is_some());
+            if rank == (Fit::Same, false) {
+                return Some(worker.clone());
+            }
+            if rank.0 != Fit::No && best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, worker));
+            }
+        }
+        best.map(|(_, worker)| worker.clone())
     }
 
     /// Tables have changed: prepared statements are parsed anew at their next use.

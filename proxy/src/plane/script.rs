@@ -193,6 +193,18 @@ impl Script {
         }
     }
 
+    /// Whether this frame goes to the client and changes nothing here: [`Script::on_frame`] would say the same.
+    pub(super) fn merely_passes(&self, tag: u8) -> bool {
+        self.steps.front().is_some_and(|step| {
+            step.to == To::Client
+                && match step.op {
+                    Op::Query => matches!(tag, b'T' | b'D' | b'C' | b'I' | b'H' | b'd' | b'c' | b'n'),
+                    Op::Execute => matches!(tag, b'D' | b'd' | b'c' | b'H'),
+                    _ => false,
+                }
+        })
+    }
+
     /// Who gets what comes next.
     pub(super) fn addressee(&self) -> Option<To> {
         self.steps.front().map(|s| s.to)
@@ -529,6 +541,40 @@ mod tests {
             shown(&mut script, &[(b'C', 0), (b'E', 0), (b'Z', b'I')]).as_deref(),
             Ok("CEZ!")
         );
+    }
+
+    #[test]
+    fn what_merely_passes_is_what_the_script_forwards_without_a_change() {
+        let ops = [
+            Op::Parse(None),
+            Op::ParseStandIn,
+            Op::Bind(None),
+            Op::DescribeStatement(None),
+            Op::DescribePortal(None),
+            Op::Execute,
+            Op::Close(None),
+            Op::Sync,
+            Op::Query,
+            Op::Function,
+        ];
+        for op in ops {
+            for to in [To::Client, To::Nobody] {
+                for tag in (0..=255u8).filter(|tag| *tag != b't') {
+                    let step = match to {
+                        To::Client => Step::client(op.clone()),
+                        To::Nobody => Step::nobody(op.clone()),
+                    };
+                    let mut script = script(vec![step]);
+                    let passes = script.merely_passes(tag);
+                    let outcome = script.on_frame(tag, b'I');
+                    let unchanged = !script.is_empty() && !script.copying_in();
+                    let forwarded = matches!(outcome, Ok((Verdict::Forward, Event::None)));
+                    let simple = matches!(op, Op::Query | Op::Execute);
+                    let expected = simple && forwarded && unchanged;
+                    assert_eq!(passes, expected, "{op:?} {}", char::from(tag));
+                }
+            }
+        }
     }
 
     #[test]

@@ -119,6 +119,21 @@ impl Settings {
         self.transaction_defaults
     }
 
+    /// Whether [`Settings::difference`] is nothing, something that can be set, or `None`: incompatible.
+    pub(super) fn differs(self: &Rc<Self>, base: &Rc<Self>) -> Option<bool> {
+        if Rc::ptr_eq(self, base) {
+            return Some(false);
+        }
+        // Both are in order: each name of the base is looked for from where the one before it was found.
+        let mut own = self.values.iter();
+        let mut same = self.values.len() == base.values.len();
+        for (name, value) in &base.values {
+            let (_, found) = own.find(|(own, _)| *own == name)?;
+            same &= found == value;
+        }
+        Some(!same)
+    }
+
     /// What has to be set on a worker whose base is `base` for a session with these settings.
     pub(super) fn difference<'a>(self: &'a Rc<Self>, base: &Rc<Self>) -> Difference<'a> {
         if Rc::ptr_eq(self, base) {
@@ -237,6 +252,26 @@ mod tests {
             settings(&interner, &[("timezone", "PST8PDT")]).difference(&base),
             Difference::Set(vec![("timezone", "PST8PDT")])
         );
+    }
+
+    #[test]
+    fn whether_they_differ_is_what_their_difference_says() {
+        let interner = SettingsInterner::default();
+        let values = [("a", "1"), ("a", "2"), ("b", "1"), ("role", "r"), ("role", "s")];
+        let all: Vec<Rc<Settings>> = (0..1usize << values.len())
+            .map(|chosen| {
+                let chosen = values.iter().enumerate().filter(|(n, _)| chosen & (1 << n) != 0);
+                settings(&interner, &chosen.map(|(_, pair)| *pair).collect::<Vec<_>>())
+            })
+            .collect();
+        for (mine, base) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+            let expected = match mine.difference(base) {
+                Difference::None => Some(false),
+                Difference::Set(_) => Some(true),
+                Difference::Incompatible => None,
+            };
+            assert_eq!(mine.differs(base), expected, "{mine:?} on {base:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pgnet::fields::ErrorFields;
 
 use super::fifo::Fifo;
-use super::worker::{Shape, Worker};
+use super::worker::{Shapes, Worker};
 
 /// Pieces of a reply that are sent together.
 const PIECES_MAX: usize = 16;
@@ -23,7 +23,7 @@ pub(super) enum End {
         error: bool,
         acks: u32,
         /// What the statements the client had described look like, in its order.
-        shapes: Vec<Shape>,
+        shapes: Shapes,
     },
     /// Not at all, and no byte of a reply went out: run it again elsewhere.
     Repeat,

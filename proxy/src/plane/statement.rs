@@ -2,15 +2,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 
 use crate::classify::{Class, Kind};
+use crate::spread;
 
 /// Names a statement on the workers of one data thread. Never used again for another statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct StatementId(u64);
+
+impl Hash for StatementId {
+    /// The number spread over all bits: nobody chooses it, so that is enough.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(spread::add(0, self.0));
+    }
+}
 
 impl StatementId {
     /// The name the server knows the statement by.
@@ -46,6 +55,27 @@ pub(super) struct Statement {
     pub(super) class: RefCell<Rc<Class>>,
     /// Generation of the catalog `class` was judged with.
     pub(super) judged: Cell<u64>,
+    /// It has no parameters.
+    plain: bool,
+    /// How often clients parsed it without a name.
+    unnamed: Cell<u32>,
+}
+
+/// So often a statement is parsed without a name before it is kept.
+const KEPT_FROM: u32 = 3;
+
+impl Statement {
+    /// A client parses it without a name.
+    pub(super) fn parsed_unnamed(&self) {
+        self.unnamed.set(self.unnamed.get().saturating_add(1));
+    }
+
+    /// Whether workers keep it under its name although clients give it none: planned once it is planned for ever, and it is
+    /// asked for again and again. (Of one with parameters the server makes a new plan for each Bind, and of a table the plan
+    /// may have become bad or wrong: those are parsed each time, as without us.)
+    pub(super) fn is_kept(&self) -> bool {
+        self.plain && self.unnamed.get() >= KEPT_FROM && self.class.borrow().timeless
+    }
 }
 
 /// The statements of one pool, by key; those nobody uses are forgotten.
@@ -81,6 +111,8 @@ impl StatementInterner {
             name: id.server_name().into(),
             class: RefCell::new(class),
             judged: Cell::new(generation),
+            plain: !key.text.contains(&b'$') && *key.types == [0, 0],
+            unnamed: Cell::new(0),
             key: key.clone(),
         });
         known.insert(key, Rc::downgrade(&statement));

@@ -157,6 +157,11 @@ impl Thread {
         self.config.borrow().clone()
     }
 
+    /// One of the settings, for those who ask with every statement.
+    pub(super) fn setting<R>(&self, read: impl FnOnce(&PoolConfig) -> R) -> R {
+        read(&self.config.borrow())
+    }
+
     /// What holds for a client. Those for whom the same holds share it.
     pub(super) fn effective_of(
         &self,

@@ -5,13 +5,45 @@
 use std::cell::Cell;
 use std::time::Instant;
 
+/// Turns in a row with at most one request each, after which the next is not expected to have company either.
+const LONELY: u32 = 4;
+
 thread_local! {
+    static LONE: Cell<Lone> = const { Cell::new(Lone { turn: 0, requests: 0, turns: 0 }) };
     static TURN: Cell<(u64, Option<Instant>)> = const { Cell::new((0, None)) };
 }
 
 /// The reactor has looked: a turn begins. Called by the runtime of a data thread.
 pub(super) fn begin() {
     TURN.with(|turn| turn.set((turn.get().0 + 1, Some(Instant::now()))));
+}
+
+/// How many requests the turns brought of late.
+#[derive(Clone, Copy)]
+struct Lone {
+    /// The last turn with a request.
+    turn: u64,
+    /// Its requests so far.
+    requests: u32,
+    /// Turns before it, one after the other, with one request each.
+    turns: u32,
+}
+
+/// A request of a client goes to a shared queue. True if none is expected to go with it.
+pub(super) fn brings_one() -> bool {
+    LONE.with(|cell| {
+        let mut lone = cell.get();
+        if lone.turn == count() {
+            lone.requests += 1;
+            lone.turns = 0;
+        } else {
+            lone.turns = if lone.requests == 1 { lone.turns + 1 } else { 0 };
+            lone.turn = count();
+            lone.requests = 1;
+        }
+        cell.set(lone);
+        lone.requests == 1 && lone.turns >= LONELY
+    })
 }
 
 /// How many turns this thread has begun.
@@ -22,4 +54,26 @@ pub(super) fn count() -> u64 {
 /// When the current turn began.
 pub(super) fn began() -> Instant {
     TURN.with(Cell::get).1.unwrap_or_else(Instant::now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_alone_after_some_turns_with_one_each_and_until_one_brings_two() {
+        let turn = |requests: usize| {
+            begin();
+            (0..requests).map(|_| brings_one()).collect::<Vec<_>>()
+        };
+        for _ in 0..LONELY {
+            assert_eq!(turn(1), [false]);
+        }
+        assert_eq!(turn(1), [true]);
+        assert_eq!(turn(2), [true, false]);
+        for _ in 0..LONELY {
+            assert_eq!(turn(1), [false]);
+        }
+        assert_eq!(turn(1), [true]);
+    }
 }

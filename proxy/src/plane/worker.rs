@@ -10,6 +10,7 @@ mod task;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
@@ -18,14 +19,17 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pgnet::client::Established;
 use pgnet::frontend;
+use pgnet::stream::Stream;
+use smallvec::SmallVec;
 
-use super::pool::Pool;
+use super::pool::{Fit, Pool};
 use super::script::{Op, Script, Step};
 use super::settings::Settings;
 use super::slot::{End, Slot};
 use super::statement::{Statement, StatementId};
 use super::topology::Server;
 use super::turn;
+use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
@@ -69,7 +73,7 @@ struct Pending {
     error: bool,
     acks: u32,
     /// Of the statements described for its client.
-    described: Vec<Shape>,
+    described: Shapes,
     shape: u64,
     /// Time it is expected to take, in microseconds.
     expected: u32,
@@ -79,6 +83,9 @@ struct Pending {
 /// was not looked at.
 pub(super) type Shape = Option<u64>;
 
+/// Those of the statements a request had described: mostly one.
+pub(super) type Shapes = SmallVec<[Shape; 1]>;
+
 /// A prepared statement of this worker.
 struct Known {
     state: Prepared,
@@ -87,6 +94,15 @@ struct Known {
     /// As long as it is here its name is not given to another.
     _statement: Rc<Statement>,
     shape: Shape,
+    /// The description `shape` was read from, as a number.
+    described: Option<u64>,
+}
+
+impl Known {
+    fn forget_shape(&mut self) {
+        self.shape = None;
+        self.described = None;
+    }
 }
 
 /// How far a statement is on this worker.
@@ -106,7 +122,7 @@ struct Inner {
     out: BytesMut,
     script: Script,
     pending: VecDeque<Pending>,
-    prepared: HashMap<StatementId, Known>,
+    prepared: HashMap<StatementId, Known, BuildHasherDefault<AlreadyHashed>>,
     waker: Option<Waker>,
     blocked: bool,
     /// Status of the last `Z`.
@@ -213,7 +229,11 @@ pub(super) struct Worker {
     /// When that session last drew from one here.
     pub(super) sequences_at: Cell<Instant>,
     /// Custom settings (`app.x`) ever set here: they read as '' instead of NULL for ever.
-    pub(super) custom: RefCell<std::collections::BTreeSet<String>>,
+    custom: RefCell<std::collections::BTreeSet<String>>,
+    /// How well it suits the settings that were asked about last.
+    fit: RefCell<Option<(Rc<Settings>, Fit)>>,
+    /// `None`: its task has ended.
+    stream: RefCell<Option<Stream>>,
     inner: RefCell<Inner>,
 }
 
@@ -263,11 +283,13 @@ impl Worker {
             sequences_of: Cell::new(None),
             sequences_at: Cell::new(now),
             custom: RefCell::new(custom),
+            fit: RefCell::new(None),
+            stream: RefCell::new(Some(established.stream)),
             inner: RefCell::new(Inner {
                 out: BytesMut::new(),
                 script: Script::default(),
                 pending: VecDeque::new(),
-                prepared: HashMap::new(),
+                prepared: HashMap::default(),
                 waker: None,
                 blocked: false,
                 status: b'I',
@@ -289,7 +311,7 @@ impl Worker {
                 heard: Vec::new(),
             }),
         });
-        let io = Io::new(established.stream, established.buffered);
+        let io = Io::new(established.buffered);
         tokio::task::spawn_local(run(worker.clone(), io));
         worker
     }
@@ -353,6 +375,35 @@ impl Worker {
     /// its own, or the worker is cleaned.
     pub(super) fn wear(&self, settings: &Rc<Settings>) {
         *self.worn.borrow_mut() = settings.clone();
+        *self.fit.borrow_mut() = None;
+    }
+
+    /// How well it suits a session with these settings.
+    pub(super) fn fit(&self, settings: &Rc<Settings>) -> Fit {
+        let mut known = self.fit.borrow_mut();
+        match &*known {
+            Some((of, fit)) if Rc::ptr_eq(of, settings) => *fit,
+            _ => {
+                let fit = self.compare(settings);
+                *known = Some((settings.clone(), fit));
+                fit
+            }
+        }
+    }
+
+    fn compare(&self, settings: &Rc<Settings>) -> Fit {
+        if self.direct && !Rc::ptr_eq(&self.base, settings) {
+            return Fit::No;
+        }
+        let custom = self.custom.borrow();
+        if custom.iter().any(|name| settings.get(name).is_none()) {
+            return Fit::No;
+        }
+        match settings.differs(&self.worn.borrow()) {
+            Some(false) => Fit::Same,
+            Some(true) => Fit::Prefix,
+            None => Fit::No,
+        }
     }
 
     /// Offered, and nobody is on his way to it.
@@ -365,8 +416,28 @@ impl Worker {
         self.inner.borrow().out.len()
     }
 
-    /// Appends a request. `compose` writes its bytes and steps; it must end with a Sync, Query or FunctionCall step.
+    /// Appends a request and has it written with what else this turn brings. See [`Worker::append`].
     pub(super) fn enqueue<R>(
+        &self,
+        purpose: Purpose,
+        slot: Option<Rc<Slot>>,
+        shape: u64,
+        expected: Duration,
+        compose: impl FnOnce(&mut Composer<'_>) -> R,
+    ) -> R {
+        let result = self.append(purpose, slot, shape, expected, compose);
+        self.write_soon();
+        result
+    }
+
+    /// Has the worker's task write what was appended.
+    pub(super) fn write_soon(&self) {
+        self.inner.borrow_mut().wake();
+    }
+
+    /// Appends a request. `compose` writes its bytes and steps; it must end with a Sync, Query or FunctionCall step.
+    /// [`Worker::write_soon`] or [`Worker::write_now`] sends it.
+    pub(super) fn append<R>(
         &self,
         purpose: Purpose,
         slot: Option<Rc<Slot>>,
@@ -388,18 +459,18 @@ impl Worker {
             forwarded: false,
             error: false,
             acks: 0,
-            described: Vec::new(),
+            described: Shapes::new(),
             shape,
             expected,
         });
         let result = compose(&mut Composer { inner: &mut inner });
         inner.script.end_request();
         self.requests.set(self.requests.get() + 1);
-        inner.wake();
         result
     }
 
     /// Adds to the holder's batch: messages before their Sync. The first call opens a request, [`Worker::finish_batch`] ends it.
+    /// [`Worker::write_now`] sends what was added.
     pub(super) fn stream<R>(&self, slot: &Rc<Slot>, compose: impl FnOnce(&mut Composer<'_>) -> R) -> R {
         let mut inner = self.inner.borrow_mut();
         if !inner.open_batch {
@@ -414,15 +485,36 @@ impl Worker {
                 forwarded: false,
                 error: false,
                 acks: 0,
-                described: Vec::new(),
+                described: Shapes::new(),
                 shape: 0,
                 expected: 0,
             });
             self.requests.set(self.requests.get() + 1);
         }
-        let result = compose(&mut Composer { inner: &mut inner });
-        inner.wake();
-        result
+        compose(&mut Composer { inner: &mut inner })
+    }
+
+    /// Writes what was appended, without the detour by the worker's task, for whose requests no others are expected to go
+    /// with: those of a holder, and of a client that is alone. What the server does not take at once, and any fault, is the
+    /// task's.
+    pub(super) fn write_now(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.out.is_empty() {
+            return;
+        }
+        // Of TLS the task alone knows what is still to be flushed.
+        if let Some(stream) = self.stream.borrow_mut().as_mut().filter(|s| !s.is_tls()) {
+            while !inner.out.is_empty()
+                && let Ok(n @ 1..) = stream.try_write(&inner.out)
+            {
+                inner.advance(n);
+            }
+        }
+        if inner.out.is_empty() {
+            inner.all_written();
+        } else {
+            inner.wake();
+        }
     }
 
     /// The holder's batch got its Sync (or was a Query): the request ends with its `Z`.
@@ -478,6 +570,7 @@ impl Worker {
             let mut custom = self.custom.borrow_mut();
             if !custom.contains(name) {
                 custom.insert(name.to_owned());
+                *self.fit.borrow_mut() = None;
             }
         }
     }
@@ -489,11 +582,9 @@ impl Worker {
         }
     }
 
-    /// Raw bytes of COPY data, or of a message too large to hold.
+    /// Raw bytes of COPY data, or of a message too large to hold. [`Worker::write_now`] sends them.
     pub(super) fn append_raw(&self, bytes: &[u8]) {
-        let mut inner = self.inner.borrow_mut();
-        inner.out.extend_from_slice(bytes);
-        inner.wake();
+        self.inner.borrow_mut().out.extend_from_slice(bytes);
     }
 
     /// CopyDone or CopyFail was sent.
@@ -652,6 +743,24 @@ impl Worker {
 }
 
 impl Inner {
+    /// So much was written.
+    fn advance(&mut self, n: usize) {
+        bytes::Buf::advance(&mut self.out, n);
+        self.half_sent = !self.out.is_empty();
+    }
+
+    /// Nothing is left to be written.
+    fn all_written(&mut self) {
+        self.unsent = 0;
+        if let Some(waker) = self.writing.take() {
+            waker.wake();
+        }
+        // The buffer is reused from its start; a large one is given back.
+        if self.out.capacity() > READ_MAX {
+            self.out = BytesMut::new();
+        }
+    }
+
     fn distrust_prepared(&mut self) {
         for known in self.prepared.values_mut() {
             if known.state == Prepared::Ready {

@@ -7,7 +7,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
+
+use crate::classify::AlreadyHashed;
 
 /// Shapes that are remembered; beyond it the memory starts anew.
 const SHAPES_MAX: usize = 8192;
@@ -44,7 +47,7 @@ struct Shape {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Estimates {
-    shapes: RefCell<HashMap<u64, Shape>>,
+    shapes: RefCell<HashMap<u64, Shape, BuildHasherDefault<AlreadyHashed>>>,
 }
 
 impl Estimates {

@@ -77,15 +77,22 @@ impl Drop for Place<'_> {
 }
 
 impl Pool {
+    /// A worker for oneself, if one is idle and nobody waits for it.
+    pub(in crate::plane) fn take_now(self: &Rc<Self>, asker: &Asker<'_>) -> Option<Rc<Worker>> {
+        if !self.alone.borrow().is_empty() {
+            return None;
+        }
+        let worker = self.take_idle(asker.settings, asker.session)?;
+        self.keep_one_free();
+        Some(worker)
+    }
+
     /// A worker for oneself: an idle one, or the next that becomes idle.
     pub(in crate::plane) async fn take(self: &Rc<Self>, asker: &Asker<'_>) -> Grant {
-        if self.alone.borrow().is_empty()
-            && let Some(worker) = self.take_idle(asker.settings, asker.session)
-        {
-            self.keep_one_free();
-            return Ok(worker);
+        match self.take_now(asker) {
+            Some(worker) => Ok(worker),
+            None => self.wait(asker, 0, true).await,
         }
-        self.wait(asker, 0, true).await
     }
 
     /// A worker that may take one more known read. One ticket is held on it: redeem it by enqueueing at once.
@@ -268,7 +275,7 @@ impl Pool {
             .workers
             .borrow()
             .iter()
-            .find(|w| w.state.get() == State::Idle && Self::fit(w, startup) == Fit::No)
+            .find(|w| w.state.get() == State::Idle && w.fit(startup) == Fit::No)
             .cloned();
         if let Some(worker) = unsuitable {
             worker.state.set(State::Closed);

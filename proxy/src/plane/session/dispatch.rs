@@ -1,5 +1,7 @@
 //! What becomes of the request at the front of the input, and what its session waits for then.
 
+use std::rc::Rc;
+
 use super::policy::{self, Batch, Decision, Transaction};
 use super::shared::REPEATS_MAX;
 use super::unit::{self, Scan, Unit};
@@ -27,9 +29,9 @@ pub(super) enum Aside {
     /// A LISTEN or UNLISTEN.
     Listen(Unit, usize),
     /// Waits for a worker that takes a known read.
-    Queue(Unit, usize, Box<Class>),
+    Queue(Unit, usize, Rc<Class>),
     /// Waits for a worker for itself, and runs on it.
-    Lease(Box<Class>),
+    Lease(Rc<Class>),
     /// What is thrown away unread.
     Drop(Unit),
 }
@@ -61,7 +63,7 @@ impl Session {
             Unit::Terminate => Err(Leave::Gone),
             Unit::Stray { .. } | Unit::TooLarge { .. } => Ok(Next::Aside(Aside::Drop(unit))),
             Unit::Stream if self.transaction == Transaction::Failed => Ok(Next::Aside(Aside::Drop(unit))),
-            Unit::Stream => Ok(lease(Class::of(Kind::Unknown))),
+            Unit::Stream => Ok(lease(Rc::new(Class::of(Kind::Unknown)))),
             Unit::Query { total } => {
                 let text = match unit::query_text(&self.input[5..total]) {
                     Ok(text) => text,
@@ -88,21 +90,21 @@ impl Session {
         }
     }
 
-    fn decide_query(&mut self, unit: Unit, total: usize, class: Class) -> Next {
+    fn decide_query(&mut self, unit: Unit, total: usize, class: Rc<Class>) -> Next {
         self.names.drop_unnamed();
-        let defer = self.thread.config().defer_begin;
+        let defer = self.thread.setting(|config| config.defer_begin);
         let decision = policy::query(&class, &self.transaction, self.mode(), defer);
         self.carry_out(decision, unit, total, class)
     }
 
     fn decide_batch(&mut self, unit: Unit, total: usize, batch: Batch) -> Next {
-        let defer = self.thread.config().defer_begin;
+        let defer = self.thread.setting(|config| config.defer_begin);
         let decision = policy::batch(&batch, &self.transaction, self.mode(), defer);
         self.carry_out(decision, unit, total, batch.class)
     }
 
     /// As far as nothing has to be waited for.
-    fn carry_out(&mut self, decision: Decision, unit: Unit, total: usize, class: Class) -> Next {
+    fn carry_out(&mut self, decision: Decision, unit: Unit, total: usize, class: Rc<Class>) -> Next {
         match decision {
             Decision::Local(answer) => {
                 self.thread.counters.requests_local.add(1);
@@ -194,8 +196,8 @@ impl Session {
     }
 }
 
-fn lease(class: Class) -> Next {
-    Next::Aside(Aside::Lease(Box::new(class)))
+fn lease(class: Rc<Class>) -> Next {
+    Next::Aside(Aside::Lease(class))
 }
 
 fn is_about_ears(class: &Class) -> bool {

@@ -322,14 +322,21 @@ impl Session {
                 pool.await_sequences(self.card.serial).await;
             }
             let asker = asker(&self.card, &self.settings, &self.startup);
-            let taken = io::while_here(
-                &self.thread,
-                &self.card,
-                &mut self.stream,
-                &mut self.input,
-                pool.take(&asker),
-            )
-            .await?;
+            let taken = match pool.take_now(&asker) {
+                Some(worker) => Ok(worker),
+                None => {
+                    let taking = pool.take(&asker);
+                    // Room for the wait only where there is one.
+                    let waiting = io::while_here(
+                        &self.thread,
+                        &self.card,
+                        &mut self.stream,
+                        &mut self.input,
+                        taking,
+                    );
+                    Box::pin(waiting).await?
+                }
+            };
             let worker = match taken {
                 Ok(worker) => worker,
                 Err(error) if matches!(*error, ServeError::Moved) => {

@@ -303,7 +303,7 @@ impl Session {
     }
 
     /// What a text is, judged with this session's role and search_path.
-    fn classify(&self, sql: &[u8]) -> Class {
+    fn classify(&self, sql: &[u8]) -> Rc<Class> {
         let catalog = self.thread.catalogs.get(&self.database);
         let context = Context {
             catalog: catalog.as_deref(),
@@ -315,7 +315,7 @@ impl Session {
                 Lexing::Standard
             },
         };
-        self.thread.classifier.borrow_mut().classify(sql, &context)
+        self.thread.classifier.borrow_mut().class_of(sql, &context)
     }
 
     fn answer(&mut self, write: impl FnOnce(&mut BytesMut, Status)) {
@@ -427,7 +427,7 @@ impl Session {
     /// Whether a read goes to a replica: by hint, by door.
     fn prefers_replica(&self, class: &Class) -> bool {
         use crds::ReadSplit;
-        let split = self.thread.config().routing.read_split;
+        let split = self.thread.setting(|config| config.routing.read_split);
         if split == ReadSplit::Off || class.hints.master {
             return false;
         }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::super::statement::Statement;
-use super::super::worker::Shape;
+use super::super::worker::{Shape, Shapes};
 
 /// A statement the client made by SQL `PREPARE`.
 #[derive(Clone, Debug)]
@@ -36,8 +37,8 @@ pub(super) struct Names {
     asked: VecDeque<Vec<Change>>,
     open: Vec<Change>,
     /// Statements whose rows were asked for and not yet described, by request; the empty name: one that is not looked after.
-    described: VecDeque<Vec<Bytes>>,
-    describing: Vec<Bytes>,
+    described: VecDeque<SmallVec<[Bytes; 1]>>,
+    describing: SmallVec<[Bytes; 1]>,
     /// The portal that was bound last, and the named statement it was bound to.
     bound: Option<(Bytes, Bytes)>,
     /// What the client was told the rows of its statements look like.
@@ -49,6 +50,9 @@ pub(super) struct Names {
 impl Names {
     /// What `name` stands for once everything asked for has succeeded.
     pub(super) fn get(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        if self.open.is_empty() && self.asked.is_empty() {
+            return self.settled(name);
+        }
         let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
         let last = asked.find_map(|change| match change {
             Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
@@ -57,8 +61,23 @@ impl Names {
         });
         match last {
             Some(known) => known,
-            None if name.is_empty() => self.unnamed.clone(),
-            None => self.named.get(name).cloned(),
+            None => self.settled(name),
+        }
+    }
+
+    fn settled(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        if name.is_empty() {
+            self.unnamed.clone()
+        } else {
+            self.named.get(name).cloned()
+        }
+    }
+
+    /// A copy of a name of ours that shares its bytes where it can.
+    fn copy(&self, name: &[u8]) -> Bytes {
+        match self.named.get_key_value(name) {
+            Some((known, _)) => known.clone(),
+            None => Bytes::copy_from_slice(name),
         }
     }
 
@@ -86,8 +105,7 @@ impl Names {
 
     /// A portal is bound to a statement.
     pub(super) fn bind(&mut self, portal: &[u8], name: &[u8]) {
-        self.bound =
-            (!name.is_empty()).then(|| (Bytes::copy_from_slice(portal), Bytes::copy_from_slice(name)));
+        self.bound = (!name.is_empty()).then(|| (Bytes::copy_from_slice(portal), self.copy(name)));
     }
 
     /// The named statement this portal was bound to, if it was the last one bound.
@@ -98,7 +116,7 @@ impl Names {
 
     /// The rows of this statement will be described.
     pub(super) fn ask_shape(&mut self, name: &[u8]) {
-        self.describing.push(Bytes::copy_from_slice(name));
+        self.describing.push(self.copy(name));
     }
 
     /// The request that asked is complete.
@@ -118,7 +136,7 @@ impl Names {
     }
 
     /// The oldest request has ended; the server acknowledged its first `acks` changes, and described `shapes`.
-    pub(super) fn settle(&mut self, acks: u32, shapes: Vec<Shape>) {
+    pub(super) fn settle(&mut self, acks: u32, shapes: Shapes) {
         let described = self.described.pop_front().unwrap_or_default();
         let Some(changes) = self.asked.pop_front() else {
             return;
@@ -147,6 +165,7 @@ impl Names {
         }
         for (name, shape) in described.into_iter().zip(shapes) {
             if let Some(shape) = shape
+                && self.shapes.get(&name) != Some(&shape)
                 && self.named.contains_key(&name)
             {
                 self.shapes.insert(name, shape);

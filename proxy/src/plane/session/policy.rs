@@ -1,5 +1,7 @@
 //! How a request is run: decided from what it is, the state of the client's transaction and the mode. Pure.
 
+use std::rc::Rc;
+
 use bytes::{Bytes, BytesMut};
 use crds::PoolMode;
 use pgnet::fields::{ErrorFields, Severity};
@@ -115,7 +117,7 @@ pub(super) enum Decision {
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     /// Of all statements it executes.
-    pub(super) class: Class,
+    pub(super) class: Rc<Class>,
     /// It executes exactly one statement, once.
     pub(super) single: bool,
     /// It executes nothing.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
+use smallvec::SmallVec;
 
 use super::super::card::Doing;
 use super::super::error::ServeError;
@@ -17,6 +18,7 @@ use super::super::script::{Op, Step};
 use super::super::settings::{Difference, Settings};
 use super::super::slot::End;
 use super::super::statement::{Statement, StatementKey};
+use super::super::turn;
 use super::super::worker::{Composer, Purpose, State, Worker};
 use super::dispatch::{Aside, Next};
 use super::policy::Batch;
@@ -32,7 +34,7 @@ pub(super) const REPEATS_MAX: u32 = 5;
 
 impl Session {
     /// Puts a known read into the queue of a worker that takes it now; without one it waits.
-    pub(super) fn share_now(&mut self, unit: Unit, total: usize, class: Class) -> Next {
+    pub(super) fn share_now(&mut self, unit: Unit, total: usize, class: Rc<Class>) -> Next {
         let pool = match self.replica_for(&class) {
             Some(pool) => Some(pool),
             None => self.open_master(false),
@@ -40,7 +42,7 @@ impl Session {
         let found = pool.and_then(|pool| Some((pool.pick_shared(&self.settings, class.shape)?, pool)));
         match found {
             Some((worker, pool)) => self.put(&pool, &worker, unit, total, class),
-            None => Next::Aside(Aside::Queue(unit, total, Box::new(class))),
+            None => Next::Aside(Aside::Queue(unit, total, class)),
         }
     }
 
@@ -49,10 +51,10 @@ impl Session {
         &mut self,
         unit: Unit,
         total: usize,
-        class: Box<Class>,
+        class: Rc<Class>,
     ) -> Result<Next, Leave> {
         match self.find_shared(&class).await {
-            Ok((pool, worker)) => Ok(self.put(&pool, &worker, unit, total, *class)),
+            Ok((pool, worker)) => Ok(self.put(&pool, &worker, unit, total, class)),
             Err(Unserved::Leave(leave)) => Err(leave),
             Err(Unserved::Told(error)) => {
                 self.names.forget_asked();
@@ -64,11 +66,18 @@ impl Session {
         }
     }
 
-    fn put(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: Class) -> Next {
+    fn put(
+        &mut self,
+        pool: &Rc<Pool>,
+        worker: &Rc<Worker>,
+        unit: Unit,
+        total: usize,
+        class: Rc<Class>,
+    ) -> Next {
         if !self.unverified(worker).is_empty() {
             // The server is asked before it runs them, which needs a worker for oneself.
             pool.decline(worker);
-            return Next::Aside(Aside::Lease(Box::new(class)));
+            return Next::Aside(Aside::Lease(class));
         }
         self.submit(pool, worker, unit, total, &class);
         Next::Reply { total }
@@ -171,7 +180,8 @@ impl Session {
     fn submit(&mut self, pool: &Rc<Pool>, worker: &Rc<Worker>, unit: Unit, total: usize, class: &Class) {
         let worn = worker.wears();
         let difference = self.settings.difference(&worn);
-        if worker.state.get() == State::Shared {
+        let was_idle = worker.state.get() == State::Idle;
+        if !was_idle {
             pool.watch();
         }
         pool.note_fit(worker, difference == Difference::None, &self.startup);
@@ -192,8 +202,9 @@ impl Session {
             prepared_max: self.effective.limits.max_prepared_statements,
             own: &|_| false,
             intern: &intern,
+            keeps: true,
         };
-        worker.enqueue(Purpose::Shared, Some(slot), class.shape, expected, |to| {
+        worker.append(Purpose::Shared, Some(slot), class.shape, expected, |to| {
             if let Difference::Set(set) = &difference {
                 prefix(to, pool, set, ground.prepared_max);
             }
@@ -225,6 +236,11 @@ impl Session {
         });
         if let Difference::Set(set) = &difference {
             worker.note_custom(set.iter().map(|(name, _)| *name));
+        }
+        if turn::brings_one() && was_idle {
+            worker.write_now();
+        } else {
+            worker.write_soon();
         }
     }
 
@@ -283,9 +299,9 @@ impl Session {
     /// Takes a complete batch apart: which statements it executes, and what they are together.
     pub(super) fn inspect(&mut self, total: usize) -> Result<Batch, Leave> {
         let input = &self.input[..total];
-        let mut parsed: Vec<(&[u8], &[u8], Rc<Class>)> = Vec::new();
-        let mut portals: Vec<(&[u8], Option<Rc<Class>>)> = Vec::new();
-        let mut executed: Vec<Rc<Class>> = Vec::new();
+        let mut parsed: SmallVec<[(&[u8], &[u8], Rc<Class>); 1]> = SmallVec::new();
+        let mut portals: SmallVec<[(&[u8], Option<Rc<Class>>); 1]> = SmallVec::new();
+        let mut executed: SmallVec<[Rc<Class>; 4]> = SmallVec::new();
         let mut obscure = false;
         let mut executes = 0;
         let mut shape = 0u64;
@@ -301,7 +317,7 @@ impl Session {
                     // A pipeline often repeats one text.
                     let class = match parsed.last() {
                         Some((_, last, class)) if *last == text => class.clone(),
-                        _ => Rc::new(self.classify(text)),
+                        _ => self.classify(text),
                     };
                     parsed.push((name, text, class));
                 }
@@ -342,13 +358,19 @@ impl Session {
                 _ => {}
             }
         }
-        let mut class = match executed.as_slice() {
-            [] => Class::of(Kind::Unknown),
-            [one] => (**one).clone(),
-            many if many.iter().all(|c| c.is_known_read()) => (*many[0]).clone(),
-            many => list::summed(many.iter().map(|c| (**c).clone()).collect()),
+        let class = match executed.as_slice() {
+            [] => Rc::new(Class::of(Kind::Unknown)),
+            [one] => one.clone(),
+            many => {
+                let mut class = if many.iter().all(|c| c.is_known_read()) {
+                    (*many[0]).clone()
+                } else {
+                    list::summed(many.iter().map(|c| (**c).clone()).collect())
+                };
+                class.shape = shape;
+                Rc::new(class)
+            }
         };
-        class.shape = shape;
         Ok(Batch {
             single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
             executes_nothing: executed.is_empty() && !obscure,
@@ -362,7 +384,7 @@ impl Session {
     fn class_of(&self, statement: &Rc<Statement>) -> Rc<Class> {
         let generation = self.thread.catalogs.generation(&self.database);
         if statement.judged.get() != generation {
-            *statement.class.borrow_mut() = Rc::new(self.classify(&statement.key.text));
+            *statement.class.borrow_mut() = self.classify(&statement.key.text);
             statement.judged.set(generation);
         }
         statement.class.borrow().clone()
@@ -389,7 +411,7 @@ pub(super) fn interner<'a>(
             types: bytes::Bytes::copy_from_slice(types),
             frozen: settings.frozen(),
         };
-        let statement = pool.statements.intern(key, |text| {
+        let judge = |text: &[u8]| {
             let catalog = thread.catalogs.get(&pool.database);
             let context = crate::classify::Context {
                 catalog: catalog.as_deref(),
@@ -402,10 +424,16 @@ pub(super) fn interner<'a>(
                 },
             };
             (
-                Rc::new(thread.classifier.borrow_mut().classify(text, &context)),
+                thread.classifier.borrow_mut().class_of(text, &context),
                 thread.catalogs.generation(&pool.database),
             )
-        });
+        };
+        let statement = pool.statements.intern(key, judge);
+        if statement.judged.get() != thread.catalogs.generation(&pool.database) {
+            let (class, generation) = judge(&statement.key.text);
+            *statement.class.borrow_mut() = class;
+            statement.judged.set(generation);
+        }
         *last = Some(statement.clone());
         statement
     }

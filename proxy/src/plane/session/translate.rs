@@ -1,5 +1,6 @@
 //! From the client's extended-protocol messages to what the worker is sent: its names become the shared ones.
 
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,12 +27,16 @@ pub(super) struct Ground<'a> {
     pub(super) own: &'a dyn Fn(&[u8]) -> bool,
     /// Finds or makes the statement of a Parse.
     pub(super) intern: &'a dyn Fn(&[u8], &[u8]) -> Rc<Statement>,
+    /// Whether the worker may keep statements that clients give no name ([`Statement::is_kept`]).
+    pub(super) keeps: bool,
 }
 
 /// Cuts a C string off the front.
 fn cstring(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let end = body.iter().position(|b| *b == 0).ok_or(Malformed)?;
-    Ok((&body[..end], &body[end + 1..]))
+    let text = CStr::from_bytes_until_nul(body)
+        .map_err(|_| Malformed)?
+        .to_bytes();
+    Ok((text, &body[text.len() + 1..]))
 }
 
 /// Name, text and types (count and OIDs as on the wire) of a Parse.
@@ -53,6 +58,15 @@ pub(super) fn bind_parts(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed
     let (portal, rest) = cstring(body)?;
     let (statement, rest) = cstring(rest)?;
     Ok((portal, statement, rest))
+}
+
+/// Whether what follows the names in a Bind holds no parameters.
+fn gives_no_parameters(rest: &[u8]) -> bool {
+    let Some((formats, rest)) = rest.split_first_chunk::<2>() else {
+        return false;
+    };
+    let formats = 2 * usize::from(u16::from_be_bytes(*formats));
+    rest.get(formats..formats + 2) == Some(&[0, 0])
 }
 
 /// Kind (`S` or `P`) and name of a Describe or Close.
@@ -111,7 +125,9 @@ fn exact(
                 fail(to, changed());
                 return Ok(());
             }
-            match ready_statement(to, names, ground, name) {
+            // An error about parameters names the statement: the server's own unnamed one is to be named.
+            let keeps = ground.keeps && gives_no_parameters(rest);
+            match ready_statement(to, names, ground, name, keeps) {
                 Some(server_name) => {
                     bind(to.out(), portal, &server_name, rest);
                     let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
@@ -135,7 +151,7 @@ fn exact(
                 }
                 return Ok(());
             }
-            match ready_statement(to, names, ground, name) {
+            match ready_statement(to, names, ground, name, ground.keeps) {
                 Some(server_name) => {
                     frontend::describe_statement(to.out(), &server_name);
                     let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
@@ -207,6 +223,9 @@ fn parse(
     }
     let statement = (ground.intern)(text, types);
     if name.is_empty() {
+        statement.parsed_unnamed();
+    }
+    if name.is_empty() && !(ground.keeps && statement.is_kept()) {
         // The server's own unnamed statement: planned for the values of each Bind, as without a proxy.
         copy_frame(to.out(), b'P', body);
         to.step(Step::client(Op::Parse(None)));
@@ -219,12 +238,18 @@ fn parse(
 }
 
 /// Makes sure the server has what `name` stands for and returns its name there; `None`: the client has no such statement.
-fn ready_statement(to: &mut Composer<'_>, names: &Names, ground: &Ground<'_>, name: &[u8]) -> Option<Bytes> {
+fn ready_statement(
+    to: &mut Composer<'_>,
+    names: &Names,
+    ground: &Ground<'_>,
+    name: &[u8],
+    keeps: bool,
+) -> Option<Bytes> {
     if (ground.own)(name) {
         return Some(Bytes::copy_from_slice(name));
     }
     let statement = names.get(name)?;
-    if !name.is_empty() {
+    if !name.is_empty() || keeps && statement.is_kept() {
         to.ensure(&statement, ground.prepared_max);
         return Some(statement.name.clone());
     }
@@ -257,7 +282,7 @@ pub(super) fn bind_head(
         fail(to, changed());
         return false;
     }
-    let Some(server_name) = ready_statement(to, names, ground, name) else {
+    let Some(server_name) = ready_statement(to, names, ground, name, ground.keeps) else {
         fail(to, missing(name));
         return false;
     };

@@ -1,5 +1,7 @@
 //! Taking a client's bytes apart into units: what makes the server answer and is here completely.
 
+use std::ffi::{CStr, FromBytesWithNulError};
+
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame::{self, FrameError};
 use pgnet::sqlstate::SqlState;
@@ -26,10 +28,10 @@ pub(super) fn query_text(body: &[u8]) -> Result<&[u8], Box<ErrorFields>> {
             text,
         ))
     };
-    match body.iter().position(|b| *b == 0) {
-        Some(end) if end + 1 == body.len() => Ok(&body[..end]),
-        Some(_) => Err(wrong("invalid message format")),
-        None => Err(wrong("invalid string in message")),
+    match CStr::from_bytes_with_nul(body) {
+        Ok(text) => Ok(text.to_bytes()),
+        Err(FromBytesWithNulError::InteriorNul { .. }) => Err(wrong("invalid message format")),
+        Err(FromBytesWithNulError::NotNulTerminated) => Err(wrong("invalid string in message")),
     }
 }
 

@@ -85,7 +85,7 @@ impl Composer<'_> {
                 Prepared::InFlight(n) => Prepared::InFlight(n + 1),
                 _ => Prepared::InFlight(1),
             };
-            known.shape = None;
+            known.forget_shape();
             frontend::close_statement(&mut self.inner.out, &statement.name);
             self.inner.script.push(Step::nobody(Op::Close(None)));
         } else {
@@ -95,6 +95,7 @@ impl Composer<'_> {
                 used: self.inner.clock,
                 _statement: statement.clone(),
                 shape: None,
+                described: None,
             };
             self.inner.prepared.insert(statement.id, known);
         }

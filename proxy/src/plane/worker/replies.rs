@@ -15,6 +15,7 @@ use super::super::slot::End;
 use super::super::turn;
 use super::task::{Gone, Io};
 use super::{FRAME_MAX, Inner, Known, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
+use crate::spread;
 
 /// Splits what was read by the script and hands each piece to the session that asked.
 pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
@@ -48,6 +49,10 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         };
         let here = io.buffer.len() - run;
         let total = header.total();
+        if total <= here && inner.script.merely_passes(header.tag) && !inner.unconfirmed {
+            run += total;
+            continue;
+        }
         if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'Z' | b'K' | b'v') {
             if total > SMALL_FRAME_MAX {
                 return Err(Gone::Misfit(Misfit {
@@ -87,7 +92,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     && let Some(known) = inner.prepared.get_mut(&id)
                 {
                     known.state = Prepared::Broken;
-                    known.shape = None;
+                    known.forget_shape();
                 }
                 if replanned {
                     repeat_with_new_plan(inner, run);
@@ -130,9 +135,15 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     }
                     Event::Described(id, to) => {
                         // Too long to be here as a whole: not looked at.
-                        let shape = if here >= total { shape_of(tag, body) } else { None };
-                        if let Some(known) = inner.prepared.get_mut(&id) {
+                        let seen = (here >= total).then(|| spread::add(spread::of(body), u64::from(tag)));
+                        let known = inner.prepared.get_mut(&id);
+                        let shape = match &known {
+                            Some(known) if seen.is_some() && known.described == seen => known.shape,
+                            _ => seen.and_then(|_| shape_of(tag, body)),
+                        };
+                        if let Some(known) = known {
                             known.shape = shape;
+                            known.described = seen;
                         }
                         if to == To::Client
                             && let Some(head) = inner.pending.front_mut()
@@ -218,6 +229,9 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
     }
     Ok(())
 }
+
+/// The least `limits.clientBuffer` may be.
+const CLIENT_BUFFER_MIN: usize = 4 * 1024;
 
 /// Notifications kept between a LISTEN on a worker and its move to the hub, which takes milliseconds.
 const HEARD_MAX: usize = 100_000;
@@ -312,7 +326,11 @@ fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize)
     }
     let chunk = io.buffer.split_to(*run).freeze();
     *run = 0;
+    let length = chunk.len();
     let queued = pass(inner, chunk);
+    if queued == length && length <= CLIENT_BUFFER_MIN {
+        return;
+    }
     if let (Some(pool), Some(slot)) = (
         worker.pool.upgrade(),
         inner.pending.front().and_then(|p| p.slot.as_ref()),

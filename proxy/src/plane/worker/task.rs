@@ -4,9 +4,8 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
 use pgnet::fields::ErrorFields;
 use pgnet::frontend;
 use pgnet::sqlstate::SqlState;
@@ -22,9 +21,8 @@ use super::{Pending, Purpose, READ_MAX, READ_MIN, State, Worker};
 /// Known reads a server has not answered yet, with which it is busy until we look again.
 const ENOUGH: usize = 2;
 
-/// The socket side of a worker.
+/// The reading side of a worker.
 pub(super) struct Io {
-    stream: Stream,
     pub(super) buffer: BytesMut,
     read_size: usize,
     /// Bytes of a frame's body still to come, and whether they are passed on.
@@ -33,9 +31,8 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub(super) fn new(stream: Stream, buffer: BytesMut) -> Self {
+    pub(super) fn new(buffer: BytesMut) -> Self {
         Self {
-            stream,
             buffer,
             read_size: READ_MIN,
             body_left: 0,
@@ -76,10 +73,11 @@ pub(super) async fn run(worker: Rc<Worker>, mut io: Io) {
     };
     lose(&worker, said, io.body_left > 0 && io.body_forward);
     // A polite goodbye; the socket is closed either way.
-    let mut bye = BytesMut::new();
-    frontend::terminate(&mut bye);
-    let goodbye = tokio::io::AsyncWriteExt::write_all(&mut io.stream, &bye);
-    let _ = tokio::time::timeout(Duration::from_millis(100), goodbye).await;
+    if let Some(mut stream) = worker.stream.take() {
+        let mut bye = BytesMut::new();
+        frontend::terminate(&mut bye);
+        let _ = stream.try_write(&bye);
+    }
 }
 
 /// Tells everybody in the queue, and the pool.
@@ -129,7 +127,7 @@ fn poll(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Poll<Gone> {
             return Poll::Ready(Gone::Closed(why));
         }
         let mut progress = false;
-        match poll_write(worker, io, cx) {
+        match poll_write(worker, cx) {
             Ok(wrote) => progress |= wrote,
             Err(_) => return Poll::Ready(Gone::Server(None)),
         }
@@ -145,8 +143,12 @@ fn poll(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Poll<Gone> {
 }
 
 /// Writes what sessions appended. True if something was written and more may be.
-fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io::Result<bool> {
+fn poll_write(worker: &Worker, cx: &mut Context<'_>) -> std::io::Result<bool> {
     let mut inner = worker.inner.borrow_mut();
+    let mut stream = worker.stream.borrow_mut();
+    let Some(stream) = stream.as_mut() else {
+        return Ok(false);
+    };
     let mut wrote = false;
     // Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
     let sent = inner.pending.len().saturating_sub(inner.unsent);
@@ -154,11 +156,10 @@ fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io
         return Ok(false);
     }
     while !inner.out.is_empty() {
-        match Pin::new(&mut io.stream).poll_write(cx, &inner.out) {
+        match Pin::new(&mut *stream).poll_write(cx, &inner.out) {
             Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(n)) => {
-                inner.out.advance(n);
-                inner.half_sent = !inner.out.is_empty();
+                inner.advance(n);
                 wrote = true;
             }
             Poll::Ready(Err(e)) => return Err(e),
@@ -166,16 +167,9 @@ fn poll_write(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> std::io
         }
     }
     if wrote && inner.out.is_empty() {
-        inner.unsent = 0;
-        if let Some(waker) = inner.writing.take() {
-            waker.wake();
-        }
-        // The buffer is reused from its start; a large one is given back.
-        if inner.out.capacity() > READ_MAX {
-            inner.out = BytesMut::new();
-        }
-        if io.stream.is_tls() {
-            let _ = Pin::new(&mut io.stream).poll_flush(cx)?;
+        inner.all_written();
+        if stream.is_tls() {
+            let _ = Pin::new(stream).poll_flush(cx)?;
         }
     }
     Ok(wrote)
@@ -186,22 +180,24 @@ fn poll_read(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Result<b
     if worker.inner.borrow().blocked {
         return Ok(false);
     }
-    match io.stream.poll_readable(cx) {
-        Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(_)) => return Err(Gone::Server(None)),
-        Poll::Pending => return Ok(false),
-    }
-    if !io.buffer.is_empty() && io.body_left == 0 && io.read_size > READ_MAX {
-        io.read_size = READ_MAX;
-    }
-    io.buffer.reserve(io.read_size);
-    let spare = io.buffer.len();
-    let capacity = spare + io.read_size;
-    let n = match poll_read_buf(&mut io.stream, cx, &mut io.buffer, capacity) {
-        Poll::Pending => return Ok(false),
-        Poll::Ready(Err(_)) => return Err(Gone::Server(None)),
-        Poll::Ready(Ok(0)) => return Err(Gone::Server(None)),
-        Poll::Ready(Ok(n)) => n,
+    let n = {
+        let mut stream = worker.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else {
+            return Ok(false);
+        };
+        match stream.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(Gone::Server(None)),
+            Poll::Pending => return Ok(false),
+        }
+        io.buffer.reserve(io.read_size);
+        let capacity = io.buffer.len() + io.read_size;
+        match poll_read_buf(stream, cx, &mut io.buffer, capacity) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(_)) => return Err(Gone::Server(None)),
+            Poll::Ready(Ok(0)) => return Err(Gone::Server(None)),
+            Poll::Ready(Ok(n)) => n,
+        }
     };
     if n >= io.read_size {
         io.read_size = (io.read_size * 2).min(READ_MAX);

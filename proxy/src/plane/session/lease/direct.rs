@@ -4,6 +4,8 @@
 //! between login and goodbye it is PostgreSQL, with its own process id and cancel key. The texts are looked at only to know
 //! what has to be cleaned before the next client gets the connection.
 
+use std::rc::Rc;
+
 use pgnet::backend;
 use pgnet::fields::Severity;
 use pgnet::sqlstate::SqlState;
@@ -142,7 +144,7 @@ impl Session {
             b'F' => None,
             _ => return,
         };
-        let class = text.map_or_else(|| Class::of(Kind::Unknown), |text| self.classify(text));
+        let class = text.map_or_else(|| Rc::new(Class::of(Kind::Unknown)), |text| self.classify(text));
         lease.expect(&class);
         if class.touches.intersects(Touches::TEMP) {
             // Its temporary schema would stay, empty, and PREPARE TRANSACTION would tell the difference.

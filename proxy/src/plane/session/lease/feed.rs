@@ -16,6 +16,12 @@ use crate::classify::{Class, Kind, SetItem};
 impl Session {
     /// Moves what the client sent to the worker, as far as that is possible now.
     pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
+        let fed = self.feed_messages(lease).await;
+        lease.worker.write_now();
+        fed
+    }
+
+    async fn feed_messages(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         lease.needs = 0;
         loop {
             self.absorb(lease);
@@ -379,6 +385,7 @@ impl Session {
             prepared_max: self.effective.limits.max_prepared_statements,
             own: &|name| materialized.contains(name),
             intern: &intern,
+            keeps: false,
         };
         let slot = self.card.slot.clone();
         let names = &mut self.names;
@@ -444,6 +451,7 @@ impl Session {
             prepared_max: self.effective.limits.max_prepared_statements,
             own: &|name| materialized.contains(name),
             intern: &intern,
+            keeps: false,
         };
         let names = &mut self.names;
         let data = &self.input[5 + begun..5 + begun + here];

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::sqlstate::SqlState;
@@ -128,15 +128,16 @@ impl Session {
                 soonest = (Some(at), why);
             }
         };
-        let now = Instant::now();
+        // The clock is looked at only where there is a limit.
+        let from_now = |limit: Option<Duration>| limit.map(|limit| Instant::now() + limit);
         if !self.card.slot.is_drained() {
-            consider(timeouts.client_write.map(|l| now + l), Impatience::Write);
+            consider(from_now(timeouts.client_write), Impatience::Write);
         }
         if idle && lease.status == b'I' {
-            consider(timeouts.client_idle.map(|l| now + l), Impatience::Idle);
+            consider(from_now(timeouts.client_idle), Impatience::Idle);
         } else if idle {
             consider(
-                timeouts.idle_in_transaction.map(|l| now + l),
+                from_now(timeouts.idle_in_transaction),
                 Impatience::IdleInTransaction,
             );
         } else if !lease.cancelled {
@@ -219,7 +220,7 @@ impl Session {
         lease.ask_pins |= effects.pins || (lease.pinned && !effects.clean);
         if effects.sequences {
             // With `sequenceState: ignore` they are nobody's, and forgotten by whoever comes next.
-            let kept = self.thread.config().sequence_state == crds::SequenceState::Pin;
+            let kept = self.thread.setting(|config| config.sequence_state) == crds::SequenceState::Pin;
             let owner = if kept { self.card.serial } else { 0 };
             lease.worker.sequences_of.set(Some(owner));
             if !error {

@@ -1,7 +1,7 @@
 //! How many clients there are: in all, of a user, of a database.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bounds on clients; 0 = none.
@@ -33,9 +33,18 @@ pub enum Full {
 #[derive(Debug, Default)]
 struct Taken {
     all: u32,
-    users: HashMap<Arc<str>, u32>,
-    databases: HashMap<Arc<str>, u32>,
+    users: Counts,
+    databases: Counts,
     rules: HashMap<usize, u32>,
+}
+
+type Counts = HashMap<Arc<str>, Arc<Count>>;
+
+/// How many clients there are of one name. Written under the lock of [`Seats`] only.
+#[derive(Debug)]
+struct Count {
+    name: Arc<str>,
+    clients: AtomicU32,
 }
 
 /// The places of clients that have logged in.
@@ -61,22 +70,19 @@ impl Seats {
     ///
     /// # Errors
     /// The bound that is reached.
-    pub fn take(
-        self: &Arc<Self>,
-        user: &Arc<str>,
-        database: &Arc<str>,
-        bounds: Bounds,
-    ) -> Result<Seat, Full> {
+    pub fn take(self: &Arc<Self>, user: &str, database: &str, bounds: Bounds) -> Result<Seat, Full> {
         let mut taken = self.taken();
         let over = |count: u32, bound: u32| bound != 0 && count >= bound;
-        let of = |map: &HashMap<Arc<str>, u32>, name: &Arc<str>| map.get(name).copied().unwrap_or(0);
+        let of = |counts: &Counts, name: &str| counts.get(name).cloned();
+        let clients = |count: &Option<Arc<Count>>| count.as_ref().map_or(0, |c| c.clients.load(Relaxed));
+        let (of_user, of_database) = (of(&taken.users, user), of(&taken.databases, database));
         if over(taken.all, bounds.all) {
             return Err(Full::All);
         }
-        if over(of(&taken.users, user), bounds.user) {
+        if over(clients(&of_user), bounds.user) {
             return Err(Full::User);
         }
-        if over(of(&taken.databases, database), bounds.database) {
+        if over(clients(&of_database), bounds.database) {
             return Err(Full::Database);
         }
         if let Some((at, bound)) = bounds.rule {
@@ -87,24 +93,48 @@ impl Seats {
             *count += 1;
         }
         taken.all += 1;
-        *taken.users.entry(Arc::clone(user)).or_default() += 1;
-        *taken.databases.entry(Arc::clone(database)).or_default() += 1;
+        let user = of_user.unwrap_or_else(|| begin(&mut taken.users, user));
+        let database = of_database.unwrap_or_else(|| begin(&mut taken.databases, database));
+        user.clients.fetch_add(1, Relaxed);
+        database.clients.fetch_add(1, Relaxed);
         Ok(Seat {
             seats: Arc::clone(self),
-            user: Arc::clone(user),
-            database: Arc::clone(database),
+            user,
+            database,
             rule: bounds.rule.map(|(at, _)| at),
         })
     }
+}
+
+fn begin(counts: &mut Counts, name: &str) -> Arc<Count> {
+    let name: Arc<str> = name.into();
+    let count = Arc::new(Count {
+        name: Arc::clone(&name),
+        clients: AtomicU32::new(0),
+    });
+    counts.insert(name, Arc::clone(&count));
+    count
 }
 
 /// A place that is taken; dropping it gives it back.
 #[derive(Debug)]
 pub struct Seat {
     seats: Arc<Seats>,
-    user: Arc<str>,
-    database: Arc<str>,
+    user: Arc<Count>,
+    database: Arc<Count>,
     rule: Option<usize>,
+}
+
+impl Seat {
+    /// The user's name, which all of its clients share.
+    pub fn user(&self) -> &Arc<str> {
+        &self.user.name
+    }
+
+    /// The database's name, likewise.
+    pub fn database(&self) -> &Arc<str> {
+        &self.database.name
+    }
 }
 
 impl Drop for Seat {
@@ -113,18 +143,20 @@ impl Drop for Seat {
         taken.all = taken.all.saturating_sub(1);
         give_back(&mut taken.users, &self.user);
         give_back(&mut taken.databases, &self.database);
-        if let Some(rule) = &self.rule {
-            give_back(&mut taken.rules, rule);
+        if let Some(rule) = self.rule
+            && let Some(count) = taken.rules.get_mut(&rule)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                taken.rules.remove(&rule);
+            }
         }
     }
 }
 
-fn give_back<K: Hash + Eq>(map: &mut HashMap<K, u32>, key: &K) {
-    if let Some(count) = map.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            map.remove(key);
-        }
+fn give_back(counts: &mut Counts, count: &Count) {
+    if count.clients.fetch_sub(1, Relaxed) == 1 {
+        counts.remove(&count.name);
     }
 }
 

@@ -58,20 +58,20 @@ pub(super) async fn scram(talk: &mut Talk, mut server: Server) -> Result<Finishe
     talk.send(&message).await?;
 
     let answer = talk.answer("SASL").await?;
-    let initial = SaslInitial::decode(&answer)
+    let initial = SaslInitial::decode(answer)
         .map_err(|error| Refused::protocol("malformed SASL message").detail(error.to_string()))?;
     // A client that waits for the server to begin: SCRAM has it begin itself, so it gets an empty challenge first.
     let challenge = match initial.data {
         Some(data) => server.first(initial.mechanism, data)?,
         None => {
+            let mechanism = initial.mechanism.to_vec();
             send_continue(talk, b"").await?;
-            let data = talk.answer("SASL").await?;
-            server.first(initial.mechanism, &data)?
+            server.first(&mechanism, talk.answer("SASL").await?)?
         }
     };
     send_continue(talk, &challenge).await?;
     let last = talk.answer("SASL").await?;
-    Ok(server.last(&last)?)
+    Ok(server.last(last)?)
 }
 
 async fn send_continue(talk: &mut Talk, data: &[u8]) -> std::io::Result<()> {
@@ -111,7 +111,7 @@ pub(super) async fn cleartext(talk: &mut Talk) -> Result<Vec<u8>, Failed> {
 
 async fn asked_password(talk: &mut Talk) -> Result<Vec<u8>, Failed> {
     let answer = talk.answer("password").await?;
-    let password = password_of(&answer).map_err(|_| Refused::protocol("invalid password packet size"))?;
+    let password = password_of(answer).map_err(|_| Refused::protocol("invalid password packet size"))?;
     if password.is_empty() {
         let text = "empty password returned by client";
         return Err(Refused::fatal(Refusal::Password, SqlState::INVALID_PASSWORD, text).into());

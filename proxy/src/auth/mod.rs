@@ -54,8 +54,8 @@ pub struct Gate {
 /// A client that has proven who it is.
 #[derive(Debug)]
 pub struct Admitted {
-    /// How to log in to servers as this user.
-    pub credential: Credential,
+    /// How to log in to servers as this user; `None`: there is nothing to prove it with.
+    pub credential: Option<Arc<Credential>>,
     /// May do everything in the admin database.
     pub admin: bool,
     /// What is still to be sent ahead of AuthenticationOk.
@@ -117,7 +117,7 @@ impl Gate {
                     }) if rule.method == Method::Md5 => {
                         let stored = stored.clone();
                         self.judge(user, exchange::md5(talk, &stored).await)?;
-                        Credential::Md5Hash(stored)
+                        Some(Arc::new(Credential::Md5Hash(stored)))
                     }
                     _ => {
                         self.scram(talk, &settings, guest, known.as_deref(), &mut last_words)
@@ -212,13 +212,13 @@ impl Gate {
     }
 
     /// The credential of a user who was not asked for a password.
-    fn unasked(&self, settings: &Settings, user: &str) -> Credential {
+    fn unasked(&self, settings: &Settings, user: &str) -> Option<Arc<Credential>> {
         let known = settings
             .users
             .get(user)
             .cloned()
             .or_else(|| self.store.cached(user));
-        known.map_or(Credential::None, |known| known.credential())
+        known.and_then(|known| known.credential())
     }
 
     async fn scram(
@@ -228,7 +228,7 @@ impl Gate {
         guest: &Guest<'_>,
         known: Option<&Known>,
         last_words: &mut BytesMut,
-    ) -> Result<Credential, Refused> {
+    ) -> Result<Option<Arc<Credential>>, Refused> {
         let user = guest.attempt.user;
         let verifier = match known {
             Some(known) => known.scram(user, &settings.secret).await,
@@ -257,7 +257,7 @@ impl Gate {
         talk: &mut Talk,
         settings: &Settings,
         guest: &Guest<'_>,
-    ) -> Result<Credential, Refused> {
+    ) -> Result<Option<Arc<Credential>>, Refused> {
         let user = guest.attempt.user;
         let near = guest
             .attempt
@@ -286,8 +286,10 @@ impl Gate {
         };
         known.remember(&given, &settings.secret);
         Ok(match &known.verifier {
-            Verifier::Plain(password) => Credential::Password(password.clone()),
-            _ => Credential::Password(String::from_utf8_lossy(&given).into_owned()),
+            Verifier::Plain(_) => known.credential(),
+            _ => Some(Arc::new(Credential::Password(
+                String::from_utf8_lossy(&given).into_owned(),
+            ))),
         })
     }
 

@@ -48,8 +48,8 @@ pub struct Known {
     stored: String,
     /// The SCRAM verifier of a plain password, made once.
     made: OnceCell<Arc<scram::Verifier>>,
-    /// The key a login proved to know: it logs in to servers.
-    learned: OnceLock<Keys>,
+    /// How to log in to servers: with what is stored, or with the key a login proved to know.
+    learned: OnceLock<Arc<Credential>>,
     /// A hash of the password that was right: it need not be put through the rounds again.
     checked: OnceLock<Key>,
 }
@@ -57,11 +57,16 @@ pub struct Known {
 impl Known {
     /// Nothing has been learned yet.
     pub fn new(verifier: Verifier, stored: &str) -> Self {
+        let learned = match &verifier {
+            Verifier::Plain(password) => OnceLock::from(Arc::new(Credential::Password(password.clone()))),
+            Verifier::Md5(hash) => OnceLock::from(Arc::new(Credential::Md5Hash(hash.clone()))),
+            Verifier::Scram(_) => OnceLock::new(),
+        };
         Self {
             verifier,
             stored: stored.to_owned(),
             made: OnceCell::new(),
-            learned: OnceLock::new(),
+            learned,
             checked: OnceLock::new(),
         }
     }
@@ -95,7 +100,9 @@ impl Known {
 
     /// Remembers the key of a login that succeeded.
     pub fn learn(&self, keys: &Keys) {
-        let _ = self.learned.set(keys.clone()); // known already: there is only one for a verifier
+        // Known already: there is only one for a verifier.
+        self.learned
+            .get_or_init(|| Arc::new(Credential::Scram(keys.clone())));
     }
 
     /// Whether this is the password that was right before.
@@ -110,16 +117,9 @@ impl Known {
         let _ = self.checked.set(keyed(secret, &[b"password", password])); // likewise
     }
 
-    /// How to log in to servers as this user without having seen the password.
-    pub fn credential(&self) -> Credential {
-        match &self.verifier {
-            Verifier::Plain(password) => Credential::Password(password.clone()),
-            Verifier::Md5(hash) => Credential::Md5Hash(hash.clone()),
-            Verifier::Scram(_) => self
-                .learned
-                .get()
-                .map_or(Credential::None, |keys| Credential::Scram(keys.clone())),
-        }
+    /// How to log in to servers as this user without having seen the password; `None`: no login has told.
+    pub fn credential(&self) -> Option<Arc<Credential>> {
+        self.learned.get().cloned()
     }
 }
 
@@ -198,9 +198,9 @@ mod tests {
         let verifier = scram::Verifier::generate("x", b"salt", 1);
         let keys = verifier.keys_for("x").unwrap();
         let known = Known::new(Verifier::Scram(Arc::new(verifier)), "");
-        assert!(matches!(known.credential(), Credential::None));
+        assert!(known.credential().is_none());
         known.learn(&keys);
-        assert!(matches!(known.credential(), Credential::Scram(learned) if learned == keys));
+        assert_eq!(known.credential().as_deref(), Some(&Credential::Scram(keys)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::client::{Client, Peer};
 use super::ears::Ears;
 use super::rows::{ClientRow, PinRow};
+use super::secrets::Secrets;
 use super::slot::Slot;
 use super::worker::Worker;
 use pgnet::startup::ProtocolVersion;
@@ -49,6 +50,25 @@ pub(super) enum Kill {
     Now,
 }
 
+/// What a CancelRequest has to show.
+pub(super) enum Key {
+    /// Before protocol 3.2.
+    Short([u8; 4]),
+    /// From then on.
+    Long(Box<[u8; 32]>),
+}
+
+impl Key {
+    /// A new one; `None`: the operating system has no random bytes.
+    pub(super) fn new(secrets: &Secrets, protocol: ProtocolVersion) -> Option<Self> {
+        Some(if protocol == ProtocolVersion::V3_2 {
+            Self::Long(Box::new(secrets.take()?))
+        } else {
+            Self::Short(secrets.take()?)
+        })
+    }
+}
+
 /// See the module.
 pub(super) struct Card {
     pub(super) id: u32,
@@ -60,13 +80,12 @@ pub(super) struct Card {
     pub(super) doing: Cell<Doing>,
     pub(super) since: Cell<Instant>,
     pub(super) requests: Cell<u64>,
-    pub(super) application_name: RefCell<String>,
+    pub(super) application_name: RefCell<Rc<str>>,
     pub(super) pins: RefCell<Vec<&'static str>>,
     pub(super) kill: Cell<Option<Kill>>,
-    secret: [u8; 32],
-    key_length: usize,
+    key: Key,
     /// In session mode: the process id and the key of its server connection, which are the client's.
-    real: RefCell<Option<(i32, Bytes)>>,
+    real: RefCell<Option<Box<(i32, Bytes)>>>,
     /// What it listens to, and what it has not been told yet.
     pub(super) ears: Ears,
     worker: RefCell<Weak<Worker>>,
@@ -79,7 +98,7 @@ pub(super) struct Card {
 }
 
 impl Card {
-    pub(super) fn new(id: u32, serial: u64, proxy_id: u8, secret: [u8; 32], client: &Client) -> Self {
+    pub(super) fn new(id: u32, serial: u64, proxy_id: u8, key: Key, client: &Client) -> Self {
         let now = Instant::now();
         let process_id = (u32::from(proxy_id) << 23 | id) & 0x7fff_ffff;
         Self {
@@ -91,15 +110,10 @@ impl Card {
             doing: Cell::new(Doing::Login),
             since: Cell::new(now),
             requests: Cell::new(0),
-            application_name: RefCell::default(),
+            application_name: RefCell::new("".into()),
             pins: RefCell::default(),
             kill: Cell::new(None),
-            secret,
-            key_length: if client.protocol == ProtocolVersion::V3_2 {
-                32
-            } else {
-                4
-            },
+            key,
             real: RefCell::new(None),
             ears: Ears::default(),
             worker: RefCell::new(Weak::new()),
@@ -114,12 +128,15 @@ impl Card {
 
     /// The key of BackendKeyData.
     pub(super) fn key(&self) -> &[u8] {
-        &self.secret[..self.key_length]
+        match &self.key {
+            Key::Short(key) => key,
+            Key::Long(key) => &key[..],
+        }
     }
 
     /// Whether a CancelRequest with these is this client's.
     pub(super) fn is_meant(&self, process_id: i32, key: &[u8]) -> bool {
-        match &*self.real.borrow() {
+        match self.real.borrow().as_deref() {
             Some((real, secret)) => *real == process_id && same(secret, key),
             None => self.process_id == process_id && same(self.key(), key),
         }
@@ -140,14 +157,14 @@ impl Card {
 
     /// From now on the client is known by the process id and key of its own server connection.
     pub(super) fn adopt(&self, process_id: i32, key: Bytes) {
-        *self.real.borrow_mut() = Some((process_id, key));
+        *self.real.borrow_mut() = Some(Box::new((process_id, key)));
     }
 
     /// The process id its client knows.
     pub(super) fn shown_process_id(&self) -> i32 {
         self.real
             .borrow()
-            .as_ref()
+            .as_deref()
             .map_or(self.process_id, |(real, _)| *real)
     }
 
@@ -160,6 +177,13 @@ impl Card {
     pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// The application is called so from now on.
+    pub(super) fn set_application_name(&self, name: &str) {
+        if **self.application_name.borrow() != *name {
+            *self.application_name.borrow_mut() = name.into();
         }
     }
 
@@ -227,7 +251,7 @@ impl Card {
             database: self.database.to_string(),
             user: self.user.to_string(),
             address: self.peer.to_string(),
-            application_name: self.application_name.borrow().clone(),
+            application_name: self.application_name.borrow().to_string(),
             state: match self.doing.get() {
                 Doing::Login => "login",
                 Doing::Idle => "idle",

@@ -38,8 +38,10 @@ impl std::fmt::Display for Peer {
 
 /// An authenticated client, ready to be served.
 pub struct Client<S = Stream> {
-    /// The client's socket; everything the doorman read has been consumed.
+    /// The client's socket.
     pub stream: S,
+    /// What the doorman read of it beyond the login.
+    pub ahead: BytesMut,
     /// What it is to be sent ahead of everything else: `AuthenticationOk`, and what its authentication ends with.
     pub unsent: BytesMut,
     /// Database as the server knows it (suffixes are off).
@@ -47,11 +49,11 @@ pub struct Client<S = Stream> {
     /// Role as the server knows it (suffixes are off).
     pub user: Arc<str>,
     /// Settings of the startup packet: `options` taken apart, without user, database, replication and `_pq_.*`.
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Arc<Vec<(String, String)>>,
     /// A replication connection: `true` or `database`.
     pub replication: Option<&'static str>,
-    /// How to log in to servers as this user.
-    pub credential: Credential,
+    /// How to log in to servers as this user; `None`: there is nothing to prove it with.
+    pub credential: Option<Arc<Credential>>,
     /// Read-write or read-only, by port or by suffix.
     pub door: Door,
     /// Where the client is.
@@ -69,6 +71,7 @@ impl<S> Client<S> {
     pub(super) fn exchange<T>(self, stream: T) -> (S, Client<T>) {
         let Self {
             stream: own,
+            ahead,
             unsent,
             database,
             user,
@@ -85,6 +88,7 @@ impl<S> Client<S> {
             own,
             Client {
                 stream,
+                ahead,
                 unsent,
                 database,
                 user,

@@ -1,6 +1,6 @@
 //! What a client listens to, and the notifications it has not been told yet.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -18,57 +18,81 @@ struct Cut {
     held: Vec<Bytes>,
 }
 
-/// See the module.
+/// See the module. Who never listened has no room for it.
 #[derive(Debug, Default)]
 pub(super) struct Ears {
-    channels: RefCell<BTreeSet<Bytes>>,
-    mail: RefCell<VecDeque<Bytes>>,
+    open: RefCell<Option<Box<Open>>>,
+    /// Bytes of its mail.
     size: Cell<usize>,
-    cut: RefCell<Option<Box<Cut>>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    channels: BTreeSet<Bytes>,
+    mail: VecDeque<Bytes>,
+    cut: Option<Cut>,
     /// Of what it said last it is to hear before its statement ends.
-    tokens: Cell<u64>,
+    tokens: u64,
 }
 
 impl Ears {
+    fn opened(&self) -> RefMut<'_, Open> {
+        RefMut::map(self.open.borrow_mut(), |open| &mut **open.get_or_insert_default())
+    }
+
     /// Whether it listens at all.
     pub(super) fn listens(&self) -> bool {
-        !self.channels.borrow().is_empty()
+        self.open
+            .borrow()
+            .as_ref()
+            .is_some_and(|open| !open.channels.is_empty())
     }
 
     /// Its channels.
     pub(super) fn channels(&self) -> BTreeSet<Bytes> {
-        self.channels.borrow().clone()
+        self.open
+            .borrow()
+            .as_ref()
+            .map_or_else(BTreeSet::new, |open| open.channels.clone())
     }
 
     /// It listens from now on; with `cut`, from that mark on. Returns those that are new.
     pub(super) fn open(&self, channels: &[Bytes], cut: Option<u64>) -> Vec<Bytes> {
-        let mut own = self.channels.borrow_mut();
+        let mut open = self.opened();
         let new: Vec<Bytes> = channels
             .iter()
-            .filter(|c| own.insert((*c).clone()))
+            .filter(|c| open.channels.insert((*c).clone()))
             .cloned()
             .collect();
         if let Some(token) = cut {
-            *self.cut.borrow_mut() = Some(Box::new(Cut {
+            open.cut = Some(Cut {
                 token,
                 channels: new.iter().cloned().collect(),
                 passed: false,
                 held: Vec::new(),
-            }));
+            });
         }
         new
     }
 
     /// It no longer listens. Returns those it did listen on.
     pub(super) fn close(&self, channels: &[Bytes]) -> Vec<Bytes> {
-        let mut own = self.channels.borrow_mut();
-        channels.iter().filter(|c| own.remove(*c)).cloned().collect()
+        let mut open = self.open.borrow_mut();
+        let Some(open) = open.as_mut() else {
+            return Vec::new();
+        };
+        channels
+            .iter()
+            .filter(|c| open.channels.remove(*c))
+            .cloned()
+            .collect()
     }
 
     /// The mark of a move came by. True if it was this client's.
     pub(super) fn cut(&self, token: u64) -> bool {
-        let mut cut = self.cut.borrow_mut();
-        let Some(cut) = cut.as_mut().filter(|c| c.token == token) else {
+        let mut open = self.open.borrow_mut();
+        let cut = open.as_mut().and_then(|open| open.cut.as_mut());
+        let Some(cut) = cut.filter(|c| c.token == token) else {
             return false;
         };
         cut.passed = true;
@@ -77,18 +101,21 @@ impl Ears {
 
     /// Whether a move still waits for its mark.
     pub(super) fn awaits_cut(&self) -> bool {
-        self.cut.borrow().as_ref().is_some_and(|c| !c.passed)
+        let open = self.open.borrow();
+        let cut = open.as_ref().and_then(|open| open.cut.as_ref());
+        cut.is_some_and(|c| !c.passed)
     }
 
     /// The move is done: `before` came on the client's own connection, ahead of the mark.
     pub(super) fn end_cut(&self, before: Vec<Bytes>) -> bool {
-        let held = self.cut.borrow_mut().take().map(|c| c.held).unwrap_or_default();
+        let cut = self.open.borrow_mut().as_mut().and_then(|open| open.cut.take());
+        let held = cut.map(|c| c.held).unwrap_or_default();
         before.into_iter().chain(held).all(|frame| self.push(frame))
     }
 
     /// A notification on one of its channels. False: there is no more room.
     pub(super) fn hear(&self, channel: &[u8], frame: &Bytes) -> bool {
-        if let Some(cut) = self.cut.borrow_mut().as_mut() {
+        if let Some(cut) = self.open.borrow_mut().as_mut().and_then(|open| open.cut.as_mut()) {
             if cut.passed || !cut.channels.contains(channel) {
                 cut.held.push(frame.clone());
             }
@@ -100,7 +127,7 @@ impl Ears {
     /// Something to tell the client between two of its statements. False: there is no more room.
     pub(super) fn push(&self, frame: Bytes) -> bool {
         self.size.set(self.size.get() + frame.len());
-        self.mail.borrow_mut().push_back(frame);
+        self.opened().mail.push_back(frame);
         self.size.get() <= MAIL_MAX
     }
 
@@ -111,9 +138,9 @@ impl Ears {
 
     /// Takes what there is to tell, some of it where it is much.
     pub(super) fn take(&self, out: &mut BytesMut, most: usize) {
-        let mut mail = self.mail.borrow_mut();
+        let mut open = self.opened();
         while out.len() < most {
-            let Some(frame) = mail.pop_front() else { break };
+            let Some(frame) = open.mail.pop_front() else { break };
             self.size.set(self.size.get() - frame.len());
             out.extend_from_slice(&frame);
         }
@@ -121,8 +148,9 @@ impl Ears {
 
     /// A number no other move of this client has.
     pub(super) fn next_token(&self) -> u64 {
-        self.tokens.set(self.tokens.get() + 1);
-        self.tokens.get()
+        let mut open = self.opened();
+        open.tokens += 1;
+        open.tokens
     }
 }
 

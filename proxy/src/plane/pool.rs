@@ -15,13 +15,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crds::{Effective, PoolConfig};
 use pgnet::client::Credential;
 use tokio::sync::Notify;
 
 use super::counters::Counters;
 use super::error::ServeError;
+use super::greeting::Greeting;
 use super::settings::Settings;
 use super::statement::StatementInterner;
 use super::thread::Thread;
@@ -52,9 +52,6 @@ const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 /// Time after which a worker that is still not clean is closed.
 const CLEANING_MAX: Duration = Duration::from_secs(20);
 
-/// What a client is told at its login, as the server told us: by startup settings.
-pub(super) type Greeting = Rc<Vec<(Bytes, Bytes)>>;
-
 /// How well a worker suits a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
@@ -78,7 +75,7 @@ pub(super) struct Pool {
     pub(super) workers: RefCell<Vec<Rc<Worker>>>,
     pub(super) clients: Cell<usize>,
     pub(super) statements: StatementInterner,
-    greetings: RefCell<HashMap<*const Settings, (Rc<Settings>, Greeting)>>,
+    greetings: RefCell<HashMap<*const Settings, (Rc<Settings>, Rc<Greeting>)>>,
     effective: RefCell<Arc<Effective>>,
     counters: Arc<Counters>,
     alone: RefCell<VecDeque<Rc<Waiter>>>,
@@ -411,15 +408,30 @@ impl Pool {
         sought.or_else(|| self.workers.borrow().first().map(|worker| worker.base.clone()))
     }
 
+    /// Whether it is the pool of this server, database and user.
+    pub(super) fn is_of(&self, server: &Server, database: &str, user: &str) -> bool {
+        *self.user == *user
+            && *self.database == *database
+            && self.server.name == server.name
+            && self.server.target == server.target
+    }
+
+    /// How to log in to the server as of now, as a client's login told.
+    pub(super) fn learn(&self, credential: &Credential) {
+        if *self.credential.borrow() != *credential {
+            *self.credential.borrow_mut() = credential.clone();
+        }
+    }
+
     /// What a client with these startup settings is told, if it is known.
-    pub(super) fn greeting(&self, startup: &Rc<Settings>) -> Option<Greeting> {
+    pub(super) fn greeting(&self, startup: &Rc<Settings>) -> Option<Rc<Greeting>> {
         self.greetings
             .borrow()
             .get(&Rc::as_ptr(startup))
             .map(|(_, greeting)| greeting.clone())
     }
 
-    fn remember_greeting(&self, startup: &Rc<Settings>, greeting: Greeting) {
+    fn remember_greeting(&self, startup: &Rc<Settings>, greeting: Rc<Greeting>) {
         let mut greetings = self.greetings.borrow_mut();
         if greetings.len() >= 256 {
             greetings.clear();

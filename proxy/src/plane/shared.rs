@@ -13,7 +13,9 @@ use super::thread::Command;
 /// Share of a data thread's time above which a pool spreads to a further thread, in thousandths.
 const SATURATED: u32 = 850;
 /// The same above which a further thread helps to accept connections.
-const BUSY: u32 = 500;
+const BUSY: u32 = 700;
+/// Logins that went to one other thread, more than went elsewhere, for which the door moves there.
+const MOVES_AT: u32 = 32;
 
 /// See the module.
 pub(super) struct Shared {
@@ -28,7 +30,10 @@ pub(super) struct Shared {
     pub(super) busy: Vec<AtomicU32>,
     /// Clients on each data thread.
     pub(super) load: Vec<AtomicUsize>,
-    homes: Mutex<HashMap<(String, String), Vec<usize>>>,
+    homes: Mutex<HashMap<(Arc<str>, Arc<str>), Vec<usize>>>,
+    /// The thread that accepts connections.
+    keeper: AtomicUsize,
+    votes: Mutex<Votes>,
 }
 
 impl Shared {
@@ -44,19 +49,36 @@ impl Shared {
             busy: (0..threads).map(|_| AtomicU32::new(0)).collect(),
             load: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             homes: Mutex::default(),
+            keeper: AtomicUsize::new(0),
+            votes: Mutex::default(),
         }
     }
 
-    /// Whether this thread accepts connections: the first does, each further one when the one before it is busy.
-    pub(super) fn helps_to_accept(&self, thread: usize) -> bool {
-        thread == 0 || self.busy[thread - 1].load(Relaxed) >= BUSY
+    /// Whether this thread accepts connections: the keeper of the door does, each further one when the one before it is busy.
+    pub(super) fn accepts(&self, thread: usize) -> bool {
+        let threads = self.busy.len();
+        let before = (thread + threads - 1) % threads;
+        thread == self.keeper.load(Relaxed) || self.busy[before].load(Relaxed) >= BUSY
     }
 
-    /// The thread a client of this database and user goes to: one that serves its pool already, unless all of those are
-    /// saturated; batching is worth more than balance.
-    pub(super) fn place(&self, database: &str, user: &str) -> usize {
+    /// The thread a client goes to that logged in on thread `at`. The door moves to where most of them go: on the way from
+    /// one thread to another a login costs half as much again.
+    pub(super) fn place(&self, at: usize, database: &Arc<str>, user: &Arc<str>) -> usize {
+        let home = self.home(database, user);
+        let keeper = self.keeper.load(Relaxed);
+        if at == keeper {
+            let mut votes = self.votes.lock().unwrap_or_else(PoisonError::into_inner);
+            if votes.cast(home, keeper) {
+                self.keeper.store(home, Relaxed);
+            }
+        }
+        home
+    }
+
+    /// One that serves its pool already, unless all of those are saturated; batching is worth more than balance.
+    fn home(&self, database: &Arc<str>, user: &Arc<str>) -> usize {
         let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
-        let home = homes.entry((database.to_owned(), user.to_owned())).or_default();
+        let home = homes.entry((database.clone(), user.clone())).or_default();
         let busy = |thread: &usize| self.busy[*thread].load(Relaxed);
         let load = |thread: &usize| self.load[*thread].load(Relaxed);
         if let Some(thread) = home
@@ -76,6 +98,30 @@ impl Shared {
             }
             _ => home.iter().min_by_key(|t| load(t)).copied().unwrap_or(0),
         }
+    }
+}
+
+/// Which other thread clients go to, as far as one stands out.
+#[derive(Default)]
+struct Votes {
+    other: usize,
+    lead: u32,
+}
+
+impl Votes {
+    /// A client went to `home`. True: more than enough went there, and not to `keeper`.
+    fn cast(&mut self, home: usize, keeper: usize) -> bool {
+        if home != keeper && (self.lead == 0 || self.other == home) {
+            self.other = home;
+            self.lead += 1;
+        } else {
+            self.lead = self.lead.saturating_sub(1);
+        }
+        let moves = self.lead >= MOVES_AT;
+        if moves {
+            self.lead = 0;
+        }
+        moves
     }
 }
 
@@ -163,6 +209,17 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_door_moves_to_where_most_clients_go_and_stays_where_they_differ() {
+        let mut votes = Votes::default();
+        assert!((0..1000).all(|_| !votes.cast(0, 0)));
+        assert!((0..1000).all(|n| !votes.cast(n % 2, 0)), "half of them stay");
+        assert!((0..1000).all(|n| !votes.cast(1 + n % 2, 0)), "two other threads");
+        let needed = (1..=1000).find(|_| votes.cast(1, 0));
+        assert!(needed.is_some_and(|n| n <= MOVES_AT + 1), "{needed:?}");
+        assert!((0..1000).all(|_| !votes.cast(1, 1)), "there it stays");
+    }
 
     #[test]
     fn a_server_never_gets_more_workers_than_its_share_however_many_pools_want_some() {

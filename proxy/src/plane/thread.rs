@@ -8,15 +8,17 @@ mod moves;
 mod rows;
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crds::{Effective, PoolConfig};
+use nix::time::ClockId;
 use pgnet::client::Credential;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
@@ -29,8 +31,10 @@ use super::counters::Counters;
 use super::hub::News;
 use super::pool::Pool;
 use super::rows::{ClientRow, PinRow, PoolRow, ServerRow};
+use super::secrets::Secrets;
 use super::settings::SettingsInterner;
 use super::shared::Shared;
+use super::startups::Startups;
 use super::topology::{Server, Topology};
 use crate::classify::Classifier;
 use doors::{Traveller, accept, arrive, serve};
@@ -42,6 +46,8 @@ use moves::{apply, drain, paused};
 const FENCE_WAIT: Duration = Duration::from_secs(2);
 /// Different settings of clients that are kept to be shared.
 const EFFECTIVE_KEPT: usize = 16;
+/// Pools that are found without a look at all of them.
+const RECENT_MAX: usize = 8;
 /// Read buffers kept for reuse.
 const BUFFERS_MAX: usize = 256;
 /// First size of a client's read buffer.
@@ -101,6 +107,8 @@ pub(super) struct Thread {
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<Counters>,
     pub(super) settings: SettingsInterner,
+    pub(super) startups: Startups,
+    secrets: Secrets,
     pub(super) classifier: RefCell<Classifier>,
     pub(super) catalogs: Catalogs,
     /// Grows with each change of topology: sessions look for their pool again.
@@ -115,6 +123,8 @@ pub(super) struct Thread {
     effective: RefCell<VecDeque<Arc<Effective>>>,
     topology: RefCell<Arc<Topology>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    /// Those of `pools` that were looked for last.
+    recent: RefCell<VecDeque<Weak<Pool>>>,
     cards: RefCell<HashMap<u32, Rc<Card>>>,
     next_client: Cell<u32>,
     next_serial: Cell<u64>,
@@ -132,6 +142,8 @@ impl Thread {
             shared,
             counters,
             settings: SettingsInterner::default(),
+            startups: Startups::default(),
+            secrets: Secrets::default(),
             classifier: RefCell::new(Classifier::new(crate::classify::Limits::default())),
             catalogs: Catalogs::default(),
             generation: Cell::new(0),
@@ -143,6 +155,7 @@ impl Thread {
             effective: RefCell::default(),
             topology: RefCell::new(Arc::new(Topology::unknown())),
             pools: RefCell::default(),
+            recent: RefCell::default(),
             cards: RefCell::default(),
             next_client: Cell::new(0),
             next_serial: Cell::new(0),
@@ -230,9 +243,24 @@ impl Thread {
         server: &Arc<Server>,
         database: &Arc<str>,
         user: &Arc<str>,
-        credential: &Credential,
+        credential: Option<&Arc<Credential>>,
         direct: bool,
     ) -> Rc<Pool> {
+        let learn = |pool: &Pool| {
+            if let Some(credential) = credential {
+                pool.learn(credential);
+            }
+        };
+        let mut recent = self.recent.borrow_mut();
+        let found = recent.iter().find_map(|pool| {
+            let pool = pool.upgrade()?;
+            let same = pool.is_of(server, database, user) && pool.direct == direct;
+            same.then_some(pool)
+        });
+        if let Some(pool) = found {
+            learn(&pool);
+            return pool;
+        }
         let key = PoolKey {
             server: server.name.clone(),
             host: server.target.host.clone(),
@@ -248,13 +276,13 @@ impl Thread {
                 server.clone(),
                 database.clone(),
                 user.clone(),
-                credential.clone(),
+                credential.map_or(Credential::None, |own| (**own).clone()),
                 direct,
             )
         });
-        if !matches!(credential, Credential::None) {
-            *pool.credential.borrow_mut() = credential.clone();
-        }
+        learn(pool);
+        recent.truncate(RECENT_MAX - 1);
+        recent.push_front(Rc::downgrade(pool));
         pool.clone()
     }
 
@@ -289,10 +317,10 @@ impl Thread {
             let id = VIRTUAL | place;
             self.next_client
                 .set(if place + 2 * threads > VIRTUAL { 0 } else { n + 1 });
-            if place < VIRTUAL && !cards.contains_key(&id) {
-                let card = make(id);
-                cards.insert(id, card.clone());
-                return card;
+            if place < VIRTUAL
+                && let Entry::Vacant(free) = cards.entry(id)
+            {
+                return free.insert(make(id)).clone();
             }
         }
     }
@@ -362,7 +390,7 @@ async fn obey(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
         match command {
             Command::Admit(traveller) => {
                 if let Some(client) = arrive(*traveller) {
-                    tokio::task::spawn_local(serve(thread.clone(), Box::new(client)));
+                    serve(&thread, Box::new(client));
                 }
             }
             Command::Configure(config) => {
@@ -439,7 +467,7 @@ async fn sweep(thread: Rc<Thread>) {
         let now = Instant::now();
         let cpu = cpu_time();
         let passed = now.saturating_duration_since(before.0).as_nanos().max(1);
-        let share = u128::from(cpu.saturating_sub(before.1)) * 1000 / passed;
+        let share = cpu.saturating_sub(before.1).as_nanos() * 1000 / passed;
         thread.shared.busy[thread.index].store(u32::try_from(share).unwrap_or(1000), Relaxed);
         before = (now, cpu);
         let pools: Vec<Rc<Pool>> = thread.pools.borrow().values().cloned().collect();
@@ -452,10 +480,9 @@ async fn sweep(thread: Rc<Thread>) {
     }
 }
 
-/// CPU time of this thread in nanoseconds.
-fn cpu_time() -> u64 {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|text| text.split(' ').next().and_then(|n| n.parse().ok()))
-        .unwrap_or(0)
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    ClockId::CLOCK_THREAD_CPUTIME_ID
+        .now()
+        .map_or(Duration::ZERO, Duration::from)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frontend::{Message, Target};
 use pgnet::sqlstate::SqlState;
@@ -212,15 +212,22 @@ impl Session {
 
     async fn read(&mut self) -> Result<(u8, BytesMut), Failed> {
         let mut head = [0; frame::HEADER];
-        self.client.stream.read_exact(&mut head).await?;
+        self.fill(&mut head).await?;
         let header = match frame::peek(&head, MESSAGE_MAX) {
             Ok(Some(header)) => header,
             Ok(None) => return Err(broken("invalid message")),
             Err(error) => return Err(broken(error.to_string())),
         };
         let mut body = BytesMut::zeroed(header.body()); // at most MESSAGE_MAX, and the client has logged in
-        self.client.stream.read_exact(&mut body).await?;
+        self.fill(&mut body).await?;
         Ok((header.tag, body))
+    }
+
+    /// What was read with the login comes first.
+    async fn fill(&mut self, place: &mut [u8]) -> std::io::Result<()> {
+        let (first, rest) = place.split_at_mut(place.len().min(self.client.ahead.len()));
+        self.client.ahead.copy_to_slice(first);
+        self.client.stream.read_exact(rest).await.map(drop)
     }
 
     async fn answer(&mut self, message: Message<'_>) -> Answered {

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use bytes::BytesMut;
 use futures::future::ready;
 use pgnet::backend::{self, Message};
-use pgnet::client::Credential;
 use pgnet::frame;
 use pgnet::frontend;
 use pgnet::startup::ProtocolVersion;
@@ -89,12 +88,13 @@ impl Session {
         let stage = Arc::new(Fake::default());
         let client = Client {
             stream: Stream::Unix(theirs),
+            ahead: BytesMut::new(),
             unsent: BytesMut::new(),
             database: "pseudo".into(),
             user: "app".into(),
             replication: None,
-            parameters: Vec::new(),
-            credential: Credential::None,
+            parameters: Arc::default(),
+            credential: None,
             door: Door::ReadWrite,
             peer: Peer::Unix,
             protocol: ProtocolVersion::V3_0,

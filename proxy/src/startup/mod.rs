@@ -10,6 +10,7 @@
 
 mod options;
 mod packet;
+mod packets;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use crate::seats::{Bounds, Full, Seats};
 use crate::talk::Talk;
 
 use packet::{NEWEST, Wanted, no_replication, wanted};
+use packets::Packets;
 
 /// Time left to tell a client that the master could not be asked, before the login times out.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
@@ -49,9 +51,24 @@ pub struct Terms {
     pub tls: Option<ServerTls>,
 }
 
+/// Terms, with the startup packets that were read under them.
+struct InForce {
+    terms: Terms,
+    packets: Packets,
+}
+
+impl InForce {
+    fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            packets: Packets::default(),
+        }
+    }
+}
+
 /// Lets clients in, or turns them away.
 pub struct Entrance {
-    terms: ArcSwap<Terms>,
+    terms: ArcSwap<InForce>,
     gate: Arc<Gate>,
     edge: Arc<Edge>,
     seats: Arc<Seats>,
@@ -66,15 +83,20 @@ enum Opened {
 
 /// The first packet that is no request for encryption.
 enum First {
-    Startup(Startup),
-    Cancel { process_id: i32, key: bytes::Bytes },
+    Startup(Startup, Box<[u8]>),
+    /// One like that came before.
+    Known(Arc<Wanted>),
+    Cancel {
+        process_id: i32,
+        key: bytes::Bytes,
+    },
 }
 
 impl Entrance {
     /// With these terms.
     pub fn new(terms: Terms, gate: Arc<Gate>, edge: Arc<Edge>, seats: Arc<Seats>) -> Self {
         Self {
-            terms: ArcSwap::from_pointee(terms),
+            terms: ArcSwap::from_pointee(InForce::new(terms)),
             gate,
             edge,
             seats,
@@ -83,12 +105,12 @@ impl Entrance {
 
     /// New terms, for logins that begin from now on.
     pub fn configure(&self, terms: Terms) {
-        self.terms.store(Arc::new(terms));
+        self.terms.store(Arc::new(InForce::new(terms)));
     }
 
     /// The pool as logins see it now.
     pub fn config(&self) -> Arc<PoolConfig> {
-        Arc::clone(&self.terms.load().config)
+        Arc::clone(&self.terms.load().terms.config)
     }
 
     /// Carries a login out. The client was told when the result is [`Login::Closed`].
@@ -99,16 +121,17 @@ impl Entrance {
                 .refuse(talk, &peer, too_many("sorry, too many clients already"))
                 .await;
         };
-        let terms = self.terms.load_full();
-        let limit = terms.config.timeouts.login;
+        let in_force = self.terms.load_full();
+        let limit = in_force.terms.config.timeouts.login;
         let deadline = Instant::now() + limit.saturating_sub(LAST_MOMENT);
-        let opened = tokio::time::timeout(limit, self.open(&mut talk, &terms, door, &peer, deadline)).await;
+        let opened =
+            tokio::time::timeout(limit, self.open(&mut talk, &in_force, door, &peer, deadline)).await;
         drop(place);
         let refused = match opened {
             Ok(Ok(Opened::Client(client))) => return Login::Client(client),
             Ok(Ok(Opened::Pseudo(client))) => return Login::Pseudo(client),
-            Ok(Ok(Opened::Cancel { process_id, key })) => match talk.take() {
-                Ok(stream) => {
+            Ok(Ok(Opened::Cancel { process_id, key })) => match talk.leave() {
+                Ok((stream, _)) => {
                     return Login::Cancel {
                         process_id,
                         key,
@@ -142,26 +165,34 @@ impl Entrance {
     async fn open(
         &self,
         talk: &mut Talk,
-        terms: &Terms,
+        in_force: &InForce,
         door: Door,
         peer: &Peer,
         deadline: Instant,
     ) -> Result<Opened, Refused> {
-        let startup = match first(talk, terms).await? {
-            First::Startup(startup) => startup,
-            First::Cancel { process_id, key } => return Ok(Opened::Cancel { process_id, key }),
-        };
-        let Startup::Startup { version, parameters } = startup else {
-            return Err(Refused::protocol("expected a startup packet"));
-        };
-        talk.speak(version);
+        let terms = &in_force.terms;
+        let first = first(talk, in_force).await?;
+        if let First::Cancel { process_id, key } = first {
+            return Ok(Opened::Cancel { process_id, key });
+        }
+        if let First::Startup(Startup::Startup { version, .. }, _) = &first {
+            talk.speak(*version);
+        }
         let tls = talk.stream()?.is_tls();
         if terms.config.tls.mode == ClientTlsMode::Require && !tls && *peer != Peer::Unix {
             let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
             let refused = Refused::fatal(Refusal::Tls, code, "connections without TLS are not allowed here");
             return Err(refused.hint("Connect with sslmode=require."));
         }
-        let asks = wanted(version, parameters, &terms.config.routing)?;
+        let asks = match first {
+            First::Known(asks) => asks,
+            First::Startup(Startup::Startup { version, parameters }, packet) => {
+                let asks = Arc::new(wanted(version, parameters, &terms.config.routing)?);
+                in_force.packets.remember(packet, &asks);
+                asks
+            }
+            _ => return Err(Refused::protocol("expected a startup packet")),
+        };
         negotiate(talk, &asks).await?;
         if asks.replication.is_some() && !terms.config.allow_replication {
             return Err(no_replication());
@@ -187,7 +218,7 @@ impl Entrance {
         &self,
         talk: &mut Talk,
         terms: &Terms,
-        asks: Wanted,
+        asks: Arc<Wanted>,
         approach: Approach<'_>,
     ) -> Result<Opened, Refused> {
         let Approach {
@@ -213,27 +244,24 @@ impl Entrance {
             deadline,
         };
         let admitted = self.gate.admit(talk, &guest).await?;
-        let (user, database): (Arc<str>, Arc<str>) =
-            (asks.user.as_str().into(), asks.database.as_str().into());
-        let seat = if asks.pseudo {
-            None
+        let (seat, user, database) = if asks.pseudo {
+            (None, asks.user.as_str().into(), asks.database.as_str().into())
         } else {
-            let application_name = asks
-                .parameters
-                .iter()
-                .find(|(name, _)| name == "application_name");
-            let application_name = application_name.map_or("", |(_, value)| value);
-            Some(self.seat(terms, &user, &database, application_name, address)?)
+            let seat = self.seat(terms, &asks, address)?;
+            let (user, database) = (Arc::clone(seat.user()), Arc::clone(seat.database()));
+            (Some(seat), user, database)
         };
         let mut unsent = admitted.last_words;
         backend::authentication_ok(&mut unsent);
         debug!(%peer, %user, %database, tls, "Logged in");
+        let (stream, ahead) = talk.leave()?;
         let client = Box::new(Client {
-            stream: talk.take()?,
+            stream,
+            ahead,
             unsent,
             database,
             user,
-            parameters: asks.parameters,
+            parameters: Arc::clone(&asks.parameters),
             replication: asks.replication,
             credential: admitted.credential,
             door: if asks.read_only { Door::ReadOnly } else { door },
@@ -252,11 +280,13 @@ impl Entrance {
     fn seat(
         &self,
         terms: &Terms,
-        user: &Arc<str>,
-        database: &Arc<str>,
-        application_name: &str,
+        asks: &Wanted,
         address: Option<std::net::IpAddr>,
     ) -> Result<crate::seats::Seat, Refused> {
+        let (user, database) = (asks.user.as_str(), asks.database.as_str());
+        let named = |(name, _): &&(String, String)| name == "application_name";
+        let application_name = asks.parameters.iter().find(named);
+        let application_name = application_name.map_or("", |(_, value)| value);
         let effective = terms
             .config
             .effective_of(database, user, application_name, address);
@@ -293,7 +323,8 @@ fn too_many(text: impl Into<String>) -> Refused {
 }
 
 /// Everything up to a packet that is no request for encryption.
-async fn first(talk: &mut Talk, terms: &Terms) -> Result<First, Refused> {
+async fn first(talk: &mut Talk, in_force: &InForce) -> Result<First, Refused> {
+    let terms = &in_force.terms;
     if let Some(tls) = &terms.tls
         && let Stream::Tcp(socket) = talk.stream()?
         && ServerTls::starts_tls(socket).await?
@@ -306,12 +337,15 @@ async fn first(talk: &mut Talk, terms: &Terms) -> Result<First, Refused> {
     }
     for _ in 0..=NEGOTIATIONS_MAX {
         let packet = talk.packet().await?;
-        match startup::decode(&packet) {
+        if let Some(asks) = in_force.packets.find(packet) {
+            return Ok(First::Known(asks));
+        }
+        match startup::decode(packet) {
             Ok(Startup::Cancel { process_id, key }) => return Ok(First::Cancel { process_id, key }),
-            Ok(Startup::GssEnc) if !talk.stream()?.is_tls() => talk.send(b"N").await?,
-            Ok(Startup::Ssl) if !talk.stream()?.is_tls() => encrypt(talk, terms).await?,
-            Ok(Startup::Ssl | Startup::GssEnc) => break,
-            Ok(startup) => return Ok(First::Startup(startup)),
+            Ok(startup @ Startup::Startup { .. }) => return Ok(First::Startup(startup, packet.into())),
+            Ok(_) if talk.stream()?.is_tls() => break,
+            Ok(Startup::GssEnc) => talk.send(b"N").await?,
+            Ok(_) => encrypt(talk, terms).await?,
             Err(error) => {
                 let text = "invalid startup packet layout: expected terminator as last byte";
                 return Err(Refused::protocol(text).detail(error.to_string()));

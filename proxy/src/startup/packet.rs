@@ -1,5 +1,7 @@
 //! What a startup packet asks for: pure, from parameters to [`Wanted`].
 
+use std::sync::Arc;
+
 use crds::Routing;
 use pgnet::sqlstate::SqlState;
 use pgnet::startup::ProtocolVersion;
@@ -23,7 +25,7 @@ pub(super) struct Wanted {
     /// The database, likewise; the role's name when the client names none.
     pub database: String,
     /// Settings: `options` first, then those of the packet, each name once, the last value wins.
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Arc<Vec<(String, String)>>,
     /// A replication connection, and what it asked for: `true` or `database`.
     pub replication: Option<&'static str>,
     /// A suffix asked for replicas.
@@ -87,7 +89,7 @@ pub(super) fn wanted(
         pseudo: PSEUDO.contains(&database.as_str()),
         replication: replicates,
         read_only: by_user || by_database,
-        parameters: once(set),
+        parameters: Arc::new(once(set)),
         protocol: version.min(NEWEST),
         user,
         database,
@@ -267,7 +269,7 @@ mod tests {
             ("client_encoding", "'utf-8'"),
         ];
         assert_eq!(
-            wanted.parameters,
+            *wanted.parameters,
             expected.map(|(n, v)| (n.to_string(), v.to_string()))
         );
     }

@@ -106,12 +106,9 @@ impl Server {
         attribute(&mut rest, 'n', "user")?;
         let theirs = check_nonce(attribute(&mut rest, 'r', "nonce")?)?;
 
-        let nonce = format!("{theirs}{ours}");
-        let server_first = format!(
-            "r={nonce},s={},i={}",
-            encode(&self.verifier.salt),
-            self.verifier.iterations
-        );
+        let nonce = [theirs, ours].concat();
+        let (salt, iterations) = (encode(&self.verifier.salt), self.verifier.iterations.to_string());
+        let server_first = ["r=", &nonce, ",s=", &salt, ",i=", &iterations].concat();
         let answer = server_first.clone().into_bytes();
         self.asked = Some(Asked {
             binding,

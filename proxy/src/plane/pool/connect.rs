@@ -8,6 +8,7 @@ use pgnet::startup::ProtocolVersion;
 use tracing::{debug, warn};
 
 use super::super::error::ServeError;
+use super::super::greeting::Greeting;
 use super::super::internal;
 use super::super::settings::Settings;
 use super::super::shared::Shares;
@@ -89,7 +90,7 @@ impl Pool {
                 let key = thread
                     .settings
                     .with(&base, vec![("application_name".to_owned(), None)]);
-                self.remember_greeting(&key, Rc::new(established.parameters.clone()));
+                self.remember_greeting(&key, Rc::new(Greeting::new(established.parameters.clone())));
                 let lifetime = thread
                     .config()
                     .workers

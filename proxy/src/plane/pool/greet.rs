@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::super::error::ServeError;
+use super::super::greeting::Greeting;
 use super::super::settings::Settings;
 use super::super::worker::{State, Worker};
-use super::{Greeting, Pool};
+use super::Pool;
 
 /// How often a client that waits looks for itself.
 const LOOK: Duration = Duration::from_millis(250);
@@ -48,7 +49,7 @@ impl Pool {
         self: &Rc<Self>,
         key: &Rc<Settings>,
         startup: &Rc<Settings>,
-    ) -> Result<Greeting, Rc<ServeError>> {
+    ) -> Result<Rc<Greeting>, Rc<ServeError>> {
         if let Some(greeting) = self.greeting(key) {
             return Ok(greeting);
         }

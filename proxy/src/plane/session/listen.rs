@@ -80,13 +80,13 @@ impl Session {
     async fn open_ears(&mut self, channels: Vec<Bytes>, cut: Option<u64>) -> Result<(), Box<ErrorFields>> {
         self.card.set_doing(Doing::Waiting);
         let credential = match &self.credential {
-            pgnet::client::Credential::None => self
+            None => self
                 .master
                 .as_ref()
                 .map_or(pgnet::client::Credential::None, |(_, pool)| {
                     pool.credential.borrow().clone()
                 }),
-            own => own.clone(),
+            Some(own) => (**own).clone(),
         };
         let login = Login {
             user: self.user.clone(),

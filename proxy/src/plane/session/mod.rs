@@ -8,6 +8,7 @@ mod dispatch;
 mod effects;
 mod greet;
 mod io;
+mod lazy_names;
 mod lease;
 mod listen;
 mod local;
@@ -38,11 +39,12 @@ use super::client::{Client, Door};
 use super::error::ServeError;
 use super::pool::Pool;
 use super::settings::Settings;
+use super::startups::Startup;
 use super::thread::{Hold, Thread};
 use crate::classify::{Class, Context, Lexing};
 use dispatch::Next;
+use lazy_names::LazyNames;
 use local::Status;
-use names::Names;
 use policy::Transaction;
 use unit::{Scan, UnitError};
 
@@ -111,14 +113,14 @@ struct Session {
     scan: Scan,
     database: Arc<str>,
     user: Arc<str>,
-    credential: Credential,
+    credential: Option<Arc<Credential>>,
     door: Door,
     /// Settings of the startup packet, to which RESET returns.
     startup: Rc<Settings>,
     /// `startup` without the name of the application: what a greeting depends on.
     greeted_as: Rc<Settings>,
     settings: Rc<Settings>,
-    names: Names,
+    names: LazyNames,
     transaction: Transaction,
     /// A worker kept between requests because of state that cannot be moved.
     pinned: Option<Box<lease::Lease>>,
@@ -126,7 +128,7 @@ struct Session {
     master: Option<(u64, Rc<Pool>)>,
     effective: Arc<Effective>,
     /// The settings of which `effective` is made: generation, and the application's name they were looked up with.
-    follows: (u64, String),
+    follows: (u64, Rc<str>),
     /// As it was at the login: a change concerns new clients.
     mode: crds::PoolMode,
     /// Times the request at the front was begun and has to be run again.
@@ -134,47 +136,58 @@ struct Session {
     _seat: Option<Box<dyn std::any::Any + Send>>,
 }
 
-/// Serves a client until it leaves.
-pub(super) async fn run(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>, full: bool) {
+/// Serves a client in a task of its own until it leaves; `present` is dropped then.
+pub(super) fn begin(
+    thread: Rc<Thread>,
+    card: Rc<Card>,
+    client: Box<Client>,
+    full: bool,
+    present: impl Sized + 'static,
+) {
+    if let Some(replication) = client.replication {
+        tokio::task::spawn_local(async move {
+            can_be_woken(&card).await;
+            replicate::pass_through(&thread, &card, *client, replication).await;
+            drop(present);
+        });
+        return;
+    }
+    let session = Session::new(thread, card, client);
+    tokio::task::spawn_local(async move {
+        session.run(full).await;
+        drop(present);
+    });
+}
+
+/// The task can be woken from now on.
+async fn can_be_woken(card: &Card) {
     poll_fn(|cx| {
         card.set_waker(cx.waker());
         Poll::Ready(())
     })
     .await;
-    if let Some(replication) = client.replication {
-        return Box::pin(replicate::pass_through(&thread, &card, *client, replication)).await;
-    }
-    let mut session = Session::new(thread, card, client);
-    let leave = if full {
-        Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
-    } else {
-        let served = if session.is_direct() {
-            Box::pin(session.serve_direct()).await
-        } else {
-            match Box::pin(session.greet()).await {
-                Ok(()) => session.serve().await,
-                Err(leave) => Err(leave),
-            }
-        };
-        served.err().unwrap_or(Leave::Gone)
-    };
-    Box::pin(session.leave(leave)).await;
 }
 
 impl Session {
     fn new(thread: Rc<Thread>, card: Rc<Card>, client: Box<Client>) -> Box<Self> {
         let client = *client;
-        let startup = greet::startup(&thread, client.parameters, &client.peer);
-        let name = startup.get("application_name").unwrap_or_default().to_owned();
+        let naming = thread.config().application_name;
+        let Startup {
+            settings: startup,
+            greeted_as,
+            application_name: name,
+        } = thread
+            .startups
+            .of(&thread.settings, client.parameters, naming, &client.peer);
         let configured = thread.configured.get();
         let effective = thread.effective_of(&client.database, &client.user, &name, card.address());
-        card.application_name.borrow_mut().clone_from(&name);
+        *card.application_name.borrow_mut() = name.clone();
         Box::new(Self {
-            greeted_as: greet::without_name(&thread, &startup),
+            greeted_as,
             thread,
             card,
             stream: client.stream,
-            input: BytesMut::new(),
+            input: client.ahead,
             out: client.unsent,
             scan: Scan::default(),
             database: client.database,
@@ -183,7 +196,7 @@ impl Session {
             door: client.door,
             settings: startup.clone(),
             startup,
-            names: Names::default(),
+            names: LazyNames::default(),
             transaction: Transaction::None,
             pinned: None,
             master: None,
@@ -193,6 +206,25 @@ impl Session {
             repeats: 0,
             _seat: client.seat,
         })
+    }
+
+    /// From the greeting to the end.
+    async fn run(mut self: Box<Self>, full: bool) {
+        can_be_woken(&self.card).await;
+        let leave = if full {
+            Leave::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+        } else {
+            let served = if self.is_direct() {
+                Box::pin(self.serve_direct()).await
+            } else {
+                match Box::pin(self.greet()).await {
+                    Ok(()) => self.serve().await,
+                    Err(leave) => Err(leave),
+                }
+            };
+            served.err().unwrap_or(Leave::Gone)
+        };
+        Box::pin(self.leave(leave)).await;
     }
 
     /// Serves requests until the client leaves.
@@ -346,7 +378,7 @@ impl Session {
             server,
             &self.database,
             &self.user,
-            &self.credential,
+            self.credential.as_ref(),
             self.is_direct(),
         );
         self.enter(generation, pool.clone());
@@ -419,7 +451,7 @@ impl Session {
             &chosen.server,
             &self.database,
             &self.user,
-            &self.credential,
+            self.credential.as_ref(),
             self.is_direct(),
         ))
     }
@@ -530,5 +562,21 @@ fn asker<'a>(
         settings,
         startup,
         cancelled: &card.cancelled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_idles_takes_little_room() {
+        // What is seldom needed belongs into a box: see `LazyNames`, `Ears`.
+        let (session, card) = (size_of::<Session>(), size_of::<Card>());
+        let slot = size_of::<super::super::slot::Slot>();
+        assert!(
+            session <= 336 && card <= 304 && slot <= 144,
+            "{session} {card} {slot}"
+        );
     }
 }

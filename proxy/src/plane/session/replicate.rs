@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pgnet::backend;
-use pgnet::client::{Config, establish};
+use pgnet::client::{Config, Credential, establish};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::startup::ProtocolVersion;
 use pgnet::stream::Stream;
@@ -29,7 +29,7 @@ pub(super) async fn pass_through(thread: &Rc<Thread>, card: &Rc<Card>, client: C
     let (mut stream, mut client) = client.exchange(());
     let mut out = std::mem::take(&mut client.unsent);
     let fields = match open(thread, &client, replication).await {
-        Ok(opened) => return relay(thread, card, &mut stream, out, opened).await,
+        Ok(opened) => return relay(thread, card, &mut stream, (out, client.ahead), opened).await,
         Err(fields) => fields,
     };
     fields.encode_error(&mut out);
@@ -83,10 +83,13 @@ async fn open(thread: &Rc<Thread>, client: &Client<()>, replication: &str) -> Re
         user,
         connection: None,
     };
-    let mut parameters = client.parameters.clone();
+    let mut parameters = client.parameters.as_ref().clone();
     parameters.push(("replication".to_owned(), replication.to_owned()));
     let config = Config {
-        credential: client.credential.clone(),
+        credential: client
+            .credential
+            .as_ref()
+            .map_or(Credential::None, |own| (**own).clone()),
         parameters,
         tls: (*server.tls).clone(),
         connect_timeout: config.workers.connect_timeout,
@@ -106,7 +109,7 @@ async fn relay(
     thread: &Rc<Thread>,
     card: &Rc<Card>,
     stream: &mut Stream,
-    mut greeting: BytesMut,
+    (mut greeting, ahead): (BytesMut, BytesMut),
     mut opened: Opened,
 ) {
     let Some(mut connection) = opened.connection.take() else {
@@ -121,7 +124,7 @@ async fn relay(
     backend::backend_key_data(&mut greeting, connection.process_id, &connection.cancel_key);
     backend::ready_for_query(&mut greeting, b'I');
     greeting.extend_from_slice(&connection.buffered);
-    if stream.write_all(&greeting).await.is_err() {
+    if stream.write_all(&greeting).await.is_err() || connection.stream.write_all(&ahead).await.is_err() {
         return;
     }
     let copied = tokio::io::copy_bidirectional(stream, &mut connection.stream);

@@ -210,7 +210,7 @@ impl Session {
         let before = self.settings.clone();
         self.settings = self.thread.settings.with(&self.settings, changes);
         let name = self.settings.get("application_name").unwrap_or_default();
-        name.clone_into(&mut self.card.application_name.borrow_mut());
+        self.card.set_application_name(name);
         if was_reset {
             self.report_reset(lease, &before);
             // The worker went back to its own base, which need not be this session's.

@@ -2,36 +2,45 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgnet::stream::Stream;
+use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use super::super::Listener;
-use super::super::card::Card;
+use super::super::card::{Card, Key};
 use super::super::client::{Client, Door, Login, Peer};
 use super::super::session;
 use super::{Command, Thread, cancel_anywhere};
 
-/// How often a thread looks whether others need its help with accepting.
-const HELP_LOOK: Duration = Duration::from_millis(250);
+/// How often a thread looks whether it is to accept connections.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long it goes on when it is not any more: until the other one has looked.
+const OVERLAP: Duration = Duration::from_millis(1100);
 
-/// Accepts connections. A new one wakes every thread that waits for it, and all but one in vain: the others help when one
-/// alone has much to do.
+/// Accepts connections. A new one wakes every thread on whose reactor the listening socket is, and all but one in vain: so it
+/// is there only while this thread keeps the door or helps.
 pub(super) async fn accept(thread: Rc<Thread>, listener: Listener, door: Door) {
-    let listener = match Acceptor::new(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            warn!(%error, "Cannot listen");
-            return;
-        }
-    };
+    let mut open: Option<Acceptor> = None;
+    let mut until = Instant::now();
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !thread.shared.draining.load(Relaxed) {
-        let helps = thread.shared.helps_to_accept(thread.index);
+        if thread.shared.accepts(thread.index) {
+            until = Instant::now() + OVERLAP;
+            if open.is_none() {
+                let opened = Acceptor::new(&listener);
+                open = opened.inspect_err(|error| warn!(%error, "Cannot listen")).ok();
+            }
+        } else if until <= Instant::now() {
+            open = None;
+        }
+        let may_change = open.is_none() || thread.shared.busy.len() > 1;
         let accepted = tokio::select! {
-            accepted = listener.accept(), if helps => accepted,
+            accepted = Acceptor::next(open.as_ref()) => accepted,
             () = thread.changed.notified() => continue,
-            () = tokio::time::sleep(HELP_LOOK), if thread.index > 0 => continue,
+            _ = looks.tick(), if may_change => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -53,17 +62,27 @@ enum Acceptor {
 }
 
 impl Acceptor {
-    fn new(listener: Listener) -> std::io::Result<Self> {
+    fn new(listener: &Listener) -> std::io::Result<Self> {
         Ok(match listener {
             Listener::Tcp(listener) => {
+                let listener = listener.try_clone()?;
                 listener.set_nonblocking(true)?;
                 Self::Tcp(tokio::net::TcpListener::from_std(listener)?)
             }
             Listener::Unix(listener) => {
+                let listener = listener.try_clone()?;
                 listener.set_nonblocking(true)?;
                 Self::Unix(tokio::net::UnixListener::from_std(listener)?)
             }
         })
+    }
+
+    /// The next connection; never, where nothing is open.
+    async fn next(open: Option<&Self>) -> std::io::Result<(Stream, Peer)> {
+        match open {
+            Some(acceptor) => acceptor.accept().await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn accept(&self) -> std::io::Result<(Stream, Peer)> {
@@ -98,14 +117,13 @@ pub(super) async fn welcome(thread: Rc<Thread>, stream: Stream, door: Door, peer
         Login::Pseudo(client) => thread.shared.doorman.pseudo(client).await,
         Login::Client(client) => {
             thread.counters.logins.add(1);
-            let home = thread.shared.place(&client.database, &client.user);
+            let home = thread.shared.place(thread.index, &client.database, &client.user);
             if home == thread.index {
-                // In a task of its own: the room of the login is not kept.
-                tokio::task::spawn_local(serve(thread.clone(), client));
+                serve(&thread, client);
             } else if let Some(threads) = thread.shared.threads.get() {
                 match take_off(*client) {
                     Ok(traveller) => drop(threads[home].send(Command::Admit(Box::new(traveller)))),
-                    Err(client) => drop(tokio::task::spawn_local(serve(thread.clone(), client))),
+                    Err(client) => serve(&thread, client),
                 }
             }
         }
@@ -145,7 +163,8 @@ pub(super) fn arrive(traveller: Traveller) -> Option<Client> {
     Some(rest.exchange(stream).1)
 }
 
-pub(super) async fn serve(thread: Rc<Thread>, client: Box<Client>) {
+/// Serves a client in a task of its own: the room of the login is not kept.
+pub(super) fn serve(thread: &Rc<Thread>, client: Box<Client>) {
     let admin = client.admin;
     let maximum = thread.config().limits.max_clients as usize;
     let before = thread.shared.clients.fetch_add(1, Relaxed);
@@ -155,20 +174,22 @@ pub(super) async fn serve(thread: Rc<Thread>, client: Box<Client>) {
         thread: thread.clone(),
         id: None,
     };
-    let mut secret = [0u8; 32];
-    let _ = getrandom::fill(&mut secret);
+    let Some(key) = Key::new(&thread.secrets, client.protocol) else {
+        warn!("No random bytes for the key of a client");
+        return;
+    };
     let card = thread.register(|id| {
         Rc::new(Card::new(
             id,
             thread.next_serial(),
             thread.shared.proxy_id,
-            secret,
+            key,
             &client,
         ))
     });
     present.id = Some(card.id);
     let full = before >= maximum && !admin;
-    session::run(thread.clone(), card.clone(), client, full).await;
+    session::begin(thread.clone(), card, client, full, present);
 }
 
 /// A client among those of its thread, until dropped.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use crds::PoolConfig;
 use futures::future::LocalBoxFuture;
-use pgnet::client::{Credential, Target};
+use pgnet::client::Target;
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::sqlstate::SqlState;
 use pgnet::startup::{self, Startup};
@@ -589,7 +589,7 @@ async fn walk(seed: u64, steps: usize) -> HashMap<&'static str, usize> {
         tls: Arc::new(ClientTls::disabled()),
         identity: None,
     });
-    let pool = thread.pool(&server, &"d".into(), &"u".into(), &Credential::None, false);
+    let pool = thread.pool(&server, &"d".into(), &"u".into(), None, false);
     pool.clients.set(8);
     let settings = thread.settings.intern([]);
     pool.start_worker(settings.clone());

@@ -170,6 +170,7 @@ impl Thread {
                 .any(|s| s.name == key.server && s.target.host == key.host && s.target.port == key.port)
         };
         let gone: Vec<Rc<Pool>> = {
+            self.recent.borrow_mut().clear();
             let mut pools = self.pools.borrow_mut();
             let keys: Vec<PoolKey> = pools.keys().filter(|k| !named(k)).cloned().collect();
             keys.iter().filter_map(|k| pools.remove(k)).collect()
@@ -181,6 +182,7 @@ impl Thread {
 
     pub(super) async fn close_pools_of(&self, server: &Server, now: bool, wait: Duration) -> bool {
         let pools = self.pools_of(server);
+        self.recent.borrow_mut().clear();
         self.pools
             .borrow_mut()
             .retain(|_, p| p.server.name != server.name);

@@ -262,11 +262,13 @@ async fn a_login_yields_what_logs_in_to_servers() {
         .unwrap()
         .keys_for("right")
         .unwrap();
-    assert!(matches!(&client.credential, Credential::Scram(learned) if *learned == keys));
+    assert!(matches!(client.credential.as_deref(), Some(Credential::Scram(learned)) if *learned == keys));
     assert!(!client.admin);
 
     let listed = world.login("listed", "shop", "right").await.unwrap();
-    assert!(matches!(&listed.credential, Credential::Password(password) if password == "right"));
+    assert!(
+        matches!(listed.credential.as_deref(), Some(Credential::Password(password)) if password == "right")
+    );
     assert!(
         !world.master.asked.lock().unwrap().contains(&"listed".to_owned()),
         "secrets are asked first"
@@ -296,9 +298,52 @@ async fn a_login_may_come_byte_by_byte() {
     };
     assert_eq!((&*client.user, client.door), ("app", Door::ReadOnly));
     assert_eq!(
-        client.parameters,
+        *client.parameters,
         [("application_name".to_owned(), "x".to_owned())]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sends_behind_its_login_is_left_to_its_session() {
+    let world = world(&["local all all trust"]);
+    for behind in [&b""[..], b"Q", b"Q\0\0\0\x06;\0X\0\0\0\x04"] {
+        let mut guest = world.local();
+        let mut all = BytesMut::new();
+        startup::ssl_request(&mut all);
+        all.extend_from_slice(&startup_packet(&[("user", "app")]));
+        all.extend_from_slice(behind);
+        guest.send(&all).await;
+        let Login::Client(client) = guest.login.await.unwrap() else {
+            panic!("not let in")
+        };
+        assert_eq!(client.ahead, behind);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_is_read_anew_under_new_terms() {
+    let world = world(&["local all all trust"]);
+    let login = async || {
+        let mut guest = world.local();
+        guest
+            .send(&startup_packet(&[("user", "app"), ("database", "shop-ro")]))
+            .await;
+        let Login::Client(client) = guest.login.await.unwrap() else {
+            panic!("not let in")
+        };
+        client.database.to_string()
+    };
+    assert_eq!(
+        (login().await, login().await),
+        ("shop-ro".into(), "shop-ro".into())
+    );
+    let mut config = PoolConfig::clone(&world.entrance.config());
+    config.routing.database_suffix = "-ro".into();
+    world.entrance.configure(Terms {
+        config: Arc::new(config),
+        tls: None,
+    });
+    assert_eq!((login().await, login().await), ("shop".into(), "shop".into()));
 }
 
 #[tokio::test]
@@ -312,9 +357,13 @@ async fn what_follows_a_login_is_left_for_the_session() {
     let Login::Client(mut client) = guest.login.await.unwrap() else {
         panic!("not let in")
     };
-    let mut head = [0; 5];
-    client.stream.read_exact(&mut head).await.unwrap();
-    assert_eq!(head[0], b'Q');
+    // Read with the login already, or still in the socket: nothing of it is lost, and nothing is there twice.
+    let mut left = client.ahead.to_vec();
+    drop(guest.socket);
+    client.stream.read_to_end(&mut left).await.unwrap();
+    let mut query = BytesMut::new();
+    frontend::query(&mut query, b"select 1");
+    assert_eq!(left, query);
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ use std::collections::VecDeque;
 pub(super) struct Fifo<T> {
     /// Empty only if `rest` is.
     first: Option<T>,
-    #[expect(clippy::box_collection, reason = "a third of the room where there is no rest, as nearly always")]
+    #[expect(
+        clippy::box_collection,
+        reason = "a third of the room where there is no rest, as nearly always"
+    )]
     rest: Option<Box<VecDeque<T>>>,
 }
 

@@ -446,23 +446,10 @@ impl Worker {
         compose: impl FnOnce(&mut Composer<'_>) -> R,
     ) -> R {
         let mut inner = self.inner.borrow_mut();
-        if inner.pending.is_empty() {
-            inner.head_since = Instant::now();
-            inner.head_turn = turn::count();
-        }
         inner.unsent += 1;
         let expected = u32::try_from(expected.as_micros()).unwrap_or(u32::MAX / 64);
         self.expected.set(self.expected.get().saturating_add(expected));
-        inner.pending.push_back(Pending {
-            slot,
-            purpose,
-            forwarded: false,
-            error: false,
-            acks: 0,
-            described: Shapes::new(),
-            shape,
-            expected,
-        });
+        inner.begin(slot, purpose, shape, expected);
         let result = compose(&mut Composer { inner: &mut inner });
         inner.script.end_request();
         self.requests.set(self.requests.get() + 1);
@@ -474,21 +461,8 @@ impl Worker {
     pub(super) fn stream<R>(&self, slot: &Rc<Slot>, compose: impl FnOnce(&mut Composer<'_>) -> R) -> R {
         let mut inner = self.inner.borrow_mut();
         if !inner.open_batch {
-            if inner.pending.is_empty() {
-                inner.head_since = Instant::now();
-                inner.head_turn = turn::count();
-            }
             inner.open_batch = true;
-            inner.pending.push_back(Pending {
-                slot: Some(slot.clone()),
-                purpose: Purpose::Leased,
-                forwarded: false,
-                error: false,
-                acks: 0,
-                described: Shapes::new(),
-                shape: 0,
-                expected: 0,
-            });
+            inner.begin(Some(slot.clone()), Purpose::Leased, 0, 0);
             self.requests.set(self.requests.get() + 1);
         }
         compose(&mut Composer { inner: &mut inner })
@@ -743,6 +717,24 @@ impl Worker {
 }
 
 impl Inner {
+    /// A request stands in the queue from now on, its time running if it is the first.
+    fn begin(&mut self, slot: Option<Rc<Slot>>, purpose: Purpose, shape: u64, expected: u32) {
+        if self.pending.is_empty() {
+            self.head_since = Instant::now();
+            self.head_turn = turn::count();
+        }
+        self.pending.push_back(Pending {
+            slot,
+            purpose,
+            forwarded: false,
+            error: false,
+            acks: 0,
+            described: Shapes::new(),
+            shape,
+            expected,
+        });
+    }
+
     /// So much was written.
     fn advance(&mut self, n: usize) {
         bytes::Buf::advance(&mut self.out, n);

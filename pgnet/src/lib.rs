@@ -17,6 +17,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod batch;
 pub mod client;
 pub mod fields;
 pub mod frame;

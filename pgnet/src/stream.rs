@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -37,6 +38,16 @@ impl Stream {
     #[must_use]
     pub fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
+    }
+
+    /// The socket, where what is written to it is what the peer reads: not over TLS.
+    #[must_use]
+    pub fn plain(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(socket) => Some(socket.as_fd()),
+            Self::Unix(socket) => Some(socket.as_fd()),
+            Self::Tls(_) => None,
+        }
     }
 
     /// The certificate the peer showed, as DER; it was verified as the configuration of this side demands.

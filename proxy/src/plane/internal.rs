@@ -107,7 +107,7 @@ pub(super) async fn parse(
 /// Has a worker the caller holds parse a shared statement anew and look at what its rows are: [`Worker::shape`] knows it then,
 /// unless the server had an error.
 pub(super) async fn describe_anew(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     statement: &Rc<Statement>,
     cap: usize,
 ) -> Result<(), Error> {

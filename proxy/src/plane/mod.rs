@@ -17,6 +17,7 @@ mod greeting;
 mod hub;
 mod internal;
 mod pool;
+mod post;
 mod rows;
 mod script;
 mod secrets;

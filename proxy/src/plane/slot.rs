@@ -1,18 +1,26 @@
 //! The one channel from a worker back to the session it serves: chunks of the reply, then how the request ended.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Ref, RefCell, RefMut};
 use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use pgnet::fields::ErrorFields;
+use pgnet::stream::Stream;
 
 use super::fifo::Fifo;
+use super::post::{Letter, Post};
+use super::turn;
 use super::worker::{Shapes, Worker};
 
 /// Pieces of a reply that are sent together.
 const PIECES_MAX: usize = 16;
+
+/// Pieces of a reply that go by the post together, and their largest length in all: more is written as it comes.
+pub(super) const LETTER_PIECES: usize = 4;
+const LETTER_MAX: usize = 16 << 10;
 
 /// How a request ended.
 #[derive(Clone, Debug)]
@@ -38,8 +46,9 @@ pub(super) enum End {
     Cancelled,
 }
 
+/// What of a slot the post has to know.
 #[derive(Default)]
-struct Inner {
+pub(super) struct Inner {
     chunks: Fifo<Bytes>,
     queued: usize,
     ended: Fifo<End>,
@@ -47,6 +56,45 @@ struct Inner {
     waker: Option<Waker>,
     /// Who waits for room here.
     blocked: Option<Weak<Worker>>,
+    /// Where replies go by the post.
+    outlet: Option<Outlet>,
+    /// They are on their way.
+    posted: bool,
+}
+
+struct Outlet {
+    post: Rc<Post>,
+    socket: RawFd,
+    low_water: usize,
+}
+
+/// As long as it lives, replies leave by the post. It must not outlive the session's socket.
+pub(super) struct Open(Rc<Slot>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().outlet = None;
+    }
+}
+
+impl Inner {
+    /// The first pieces of what is to be sent.
+    pub(super) fn pieces<'a>(&'a self, to: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        for (piece, chunk) in to.iter_mut().zip(self.chunks.iter()) {
+            *piece = IoSlice::new(chunk);
+            count += 1;
+        }
+        count
+    }
+
+    /// Where it is sent.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        let outlet = self.outlet.as_ref()?;
+        // SAFETY: `Open` takes the outlet away before the session's socket is closed.
+        #[expect(unsafe_code, reason = "see above")]
+        Some(unsafe { BorrowedFd::borrow_raw(outlet.socket) })
+    }
 }
 
 /// See the module.
@@ -57,19 +105,72 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Takes a piece of the reply. Returns the bytes not yet sent to the client.
-    pub(super) fn push(&self, chunk: Bytes) -> usize {
+    pub(super) fn push(self: &Rc<Self>, chunk: Bytes) -> usize {
         let mut inner = self.inner.borrow_mut();
         inner.queued += chunk.len();
         inner.chunks.push(chunk);
-        Self::wake(&mut inner);
+        if inner.queued <= LETTER_MAX
+            && !turn::is_lonely()
+            && let Some(outlet) = &inner.outlet
+        {
+            if !inner.posted {
+                outlet.post.lay_in(Letter::Reply(self.clone()));
+                inner.posted = true;
+            }
+        } else {
+            Self::wake(&mut inner);
+        }
         inner.queued
+    }
+
+    /// Replies go by the post while the guard lives: straight to this socket, without the session. `None` where they cannot.
+    pub(super) fn open(self: &Rc<Self>, post: &Rc<Post>, stream: &Stream, low_water: usize) -> Option<Open> {
+        let socket = stream.plain()?.as_raw_fd();
+        if !post.is_open() {
+            return None;
+        }
+        self.inner.borrow_mut().outlet = Some(Outlet {
+            post: post.clone(),
+            socket,
+            low_water,
+        });
+        Some(Open(self.clone()))
+    }
+
+    /// Something stands here that the post could not carry.
+    pub(super) fn came_back(&self) -> bool {
+        let inner = self.inner.borrow();
+        !inner.posted && !inner.chunks.is_empty()
+    }
+
+    /// For the post: what is to be sent, and where.
+    pub(super) fn look(&self) -> Option<Ref<'_, Inner>> {
+        let inner = self.inner.borrow();
+        (!inner.chunks.is_empty() && inner.outlet.is_some()).then_some(inner)
+    }
+
+    /// The post has carried `n` bytes. The session is woken when it has something to do.
+    pub(super) fn carried(&self, n: usize) {
+        let mut inner = self.inner.borrow_mut();
+        inner.posted = false;
+        let low_water = inner.outlet.as_ref().map_or(0, |outlet| outlet.low_water);
+        drop(inner);
+        if n > 0 {
+            self.sent(n, low_water);
+        }
+        let mut inner = self.inner.borrow_mut();
+        if !inner.chunks.is_empty() || !inner.ended.is_empty() {
+            Self::wake(&mut inner);
+        }
     }
 
     /// A request of the session is over.
     pub(super) fn end(&self, end: End) {
         let mut inner = self.inner.borrow_mut();
         inner.ended.push(end);
-        Self::wake(&mut inner);
+        if !inner.posted {
+            Self::wake(&mut inner);
+        }
     }
 
     /// The server asks for CopyData. `reopened`: the Sync sent ahead is ignored.

@@ -30,6 +30,7 @@ use super::client::Door;
 use super::counters::Counters;
 use super::hub::News;
 use super::pool::Pool;
+use super::post::Post;
 use super::rows::{ClientRow, PinRow, PoolRow, ServerRow};
 use super::secrets::Secrets;
 use super::settings::SettingsInterner;
@@ -131,10 +132,12 @@ pub(super) struct Thread {
     buffers: RefCell<Vec<BytesMut>>,
     random: Cell<u64>,
     listeners: RefCell<Listeners>,
+    pub(super) post: Rc<Post>,
 }
 
 impl Thread {
     fn new(index: usize, shared: Arc<Shared>, counters: Arc<Counters>, config: Arc<PoolConfig>) -> Rc<Self> {
+        let post = Post::start(counters.clone());
         let mut seed = [0u8; 8];
         let _ = getrandom::fill(&mut seed);
         Rc::new(Self {
@@ -162,6 +165,7 @@ impl Thread {
             buffers: RefCell::default(),
             random: Cell::new(u64::from_le_bytes(seed) | 1),
             listeners: RefCell::default(),
+            post,
         })
     }
 

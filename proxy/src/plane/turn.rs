@@ -46,6 +46,13 @@ pub(super) fn brings_one() -> bool {
     })
 }
 
+/// Whether turns bring one request each: there is nothing to gather.
+pub(super) fn is_lonely() -> bool {
+    let lone = LONE.with(Cell::get);
+    // A request is answered in the turn behind its own, or in the one behind that.
+    lone.requests == 1 && lone.turns >= LONELY && count() - lone.turn <= 2
+}
+
 /// How many turns this thread has begun.
 pub(super) fn count() -> u64 {
     TURN.with(Cell::get).0

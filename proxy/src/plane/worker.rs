@@ -8,7 +8,7 @@ mod compose;
 mod replies;
 mod task;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::rc::{Rc, Weak};
@@ -23,6 +23,7 @@ use pgnet::stream::Stream;
 use smallvec::SmallVec;
 
 use super::pool::{Fit, Pool};
+use super::post::{Letter, Post};
 use super::script::{Op, Script, Step};
 use super::settings::Settings;
 use super::slot::{End, Slot};
@@ -40,6 +41,8 @@ const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 256 * 1024;
 /// Longest error, notice or status message a server may send; longer ones close the worker.
 const SMALL_FRAME_MAX: usize = 1 << 20;
+/// Known reads a server has not answered yet, with which it is busy until we look again.
+const ENOUGH: usize = 2;
 /// Longest frame of a server: what the protocol allows.
 const FRAME_MAX: u32 = i32::MAX as u32;
 
@@ -118,8 +121,9 @@ enum Prepared {
     Broken,
 }
 
-struct Inner {
-    out: BytesMut,
+/// What of a worker the post has to know.
+pub(super) struct Inner {
+    pub(super) out: BytesMut,
     script: Script,
     pending: VecDeque<Pending>,
     prepared: HashMap<StatementId, Known, BuildHasherDefault<AlreadyHashed>>,
@@ -140,6 +144,8 @@ struct Inner {
     unsent: usize,
     /// A part of what is to be written has been.
     half_sent: bool,
+    /// The post has it on its list.
+    posted: bool,
     /// Requests that ended in what is being read: their time is not accounted for yet.
     ended: Vec<(Purpose, u64)>,
     closing: Option<&'static str>,
@@ -232,6 +238,8 @@ pub(super) struct Worker {
     custom: RefCell<std::collections::BTreeSet<String>>,
     /// How well it suits the settings that were asked about last.
     fit: RefCell<Option<(Rc<Settings>, Fit)>>,
+    /// What is to be written goes by the post, if it can.
+    post: Option<Rc<Post>>,
     /// `None`: its task has ended.
     stream: RefCell<Option<Stream>>,
     inner: RefCell<Inner>,
@@ -284,6 +292,11 @@ impl Worker {
             sequences_at: Cell::new(now),
             custom: RefCell::new(custom),
             fit: RefCell::new(None),
+            post: pool
+                .thread
+                .upgrade()
+                .map(|thread| thread.post.clone())
+                .filter(|post| post.is_open() && established.stream.plain().is_some()),
             stream: RefCell::new(Some(established.stream)),
             inner: RefCell::new(Inner {
                 out: BytesMut::new(),
@@ -300,6 +313,7 @@ impl Worker {
                 head_turn: turn::count(),
                 unsent: 0,
                 half_sent: false,
+                posted: false,
                 ended: Vec::new(),
                 closing: None,
                 clock: 0,
@@ -418,7 +432,7 @@ impl Worker {
 
     /// Appends a request and has it written with what else this turn brings. See [`Worker::append`].
     pub(super) fn enqueue<R>(
-        &self,
+        self: &Rc<Self>,
         purpose: Purpose,
         slot: Option<Rc<Slot>>,
         shape: u64,
@@ -430,9 +444,49 @@ impl Worker {
         result
     }
 
-    /// Has the worker's task write what was appended.
-    pub(super) fn write_soon(&self) {
-        self.inner.borrow_mut().wake();
+    /// What was appended leaves at the end of this turn, with what others have to send.
+    pub(super) fn write_soon(self: &Rc<Self>) {
+        let mut inner = self.inner.borrow_mut();
+        match &self.post {
+            // What did not go at once is written by the task, as there is room.
+            Some(post) if !inner.half_sent => {
+                if !inner.posted {
+                    inner.posted = true;
+                    post.lay_in(Letter::Requests(self.clone()));
+                }
+            }
+            _ => inner.wake(),
+        }
+    }
+
+    /// For the post: what is to be written now, and where.
+    pub(super) fn look(&self) -> Option<(Ref<'_, Inner>, Ref<'_, Stream>)> {
+        let inner = self.inner.borrow();
+        if inner.out.is_empty() || inner.half_sent || self.has_enough(&inner) {
+            return None;
+        }
+        let stream = Ref::filter_map(self.stream.borrow(), Option::as_ref).ok()?;
+        Some((inner, stream))
+    }
+
+    /// The post has carried `n` bytes: the rest, if there should be one, is the task's.
+    pub(super) fn carried(&self, n: Option<usize>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.posted = false;
+        let Some(n) = n else { return };
+        inner.advance(n);
+        if inner.out.is_empty() {
+            inner.all_written();
+        } else {
+            inner.half_sent = true;
+            inner.wake();
+        }
+    }
+
+    /// Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
+    fn has_enough(&self, inner: &Inner) -> bool {
+        let sent = inner.pending.len().saturating_sub(inner.unsent);
+        self.state.get() == State::Shared && sent >= ENOUGH && !inner.half_sent
     }
 
     /// Appends a request. `compose` writes its bytes and steps; it must end with a Sync, Query or FunctionCall step.
@@ -471,7 +525,7 @@ impl Worker {
     /// Writes what was appended, without the detour by the worker's task, for whose requests no others are expected to go
     /// with: those of a holder, and of a client that is alone. What the server does not take at once, and any fault, is the
     /// task's.
-    pub(super) fn write_now(&self) {
+    pub(super) fn write_now(self: &Rc<Self>) {
         let mut inner = self.inner.borrow_mut();
         if inner.out.is_empty() {
             return;
@@ -633,7 +687,7 @@ impl Worker {
 
     /// The holder left, whatever it was doing. Ends a COPY and an open batch, rolls back, cleans; the worker is offered
     /// again when all of that has succeeded.
-    pub(super) fn abandon(&self) {
+    pub(super) fn abandon(self: &Rc<Self>) {
         let mut inner = self.inner.borrow_mut();
         for pending in &mut inner.pending {
             pending.slot = None;
@@ -657,7 +711,7 @@ impl Worker {
     }
 
     /// Cleans the worker; with `roll_back` it first leaves any transaction.
-    pub(super) fn clean(&self, roll_back: bool) {
+    pub(super) fn clean(self: &Rc<Self>, roll_back: bool) {
         self.state.set(State::Cleaning);
         self.cleaning_since.set(Instant::now());
         if roll_back {
@@ -681,7 +735,7 @@ impl Worker {
     }
 
     /// Session mode: puts the session back to its beginning, by `resetQuery` where there is one.
-    fn reset(&self) {
+    fn reset(self: &Rc<Self>) {
         let own = self
             .pool
             .upgrade()

@@ -6,9 +6,6 @@ use std::time::Instant;
 use super::super::worker::State;
 use super::Pool;
 
-/// Looks without anything to look at, after which the watch ends.
-const IDLE_LOOKS: u32 = 100;
-
 impl Pool {
     /// A known read stands behind another: from now on somebody looks now and then whether it waits too long.
     pub(in crate::plane) fn watch(self: &Rc<Self>) {
@@ -17,17 +14,16 @@ impl Pool {
         }
         let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
-            let mut idle = 0;
-            while idle < IDLE_LOOKS {
+            loop {
                 let Some(period) = pool.upgrade().map(|pool| pool.overrun() / 2) else {
                     return;
                 };
                 tokio::time::sleep(period).await;
                 let Some(pool) = pool.upgrade() else { return };
-                idle = if pool.look() { 0 } else { idle + 1 };
-            }
-            if let Some(pool) = pool.upgrade() {
-                pool.watched.set(false);
+                if !pool.look() {
+                    pool.watched.set(false);
+                    return;
+                }
             }
         });
     }

@@ -46,8 +46,10 @@ impl Session {
         if self.transaction == Transaction::None {
             self.take_mail();
         }
-        if !self.out.is_empty() {
-            return Ok(Next::Flush);
+        if !self.out.is_empty() || !self.card.slot.is_drained() {
+            // Without a request behind it there is no need to wait until it has left.
+            let by_post = self.input.is_empty() && self.has_post();
+            return Ok(if by_post { Next::Input } else { Next::Flush });
         }
         let Some(unit) = self
             .scan

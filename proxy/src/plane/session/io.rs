@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use pgnet::fields::ErrorFields;
 use pgnet::frame;
 use pgnet::stream::Stream;
 use tokio::io::AsyncWrite;
 
 use super::super::card::Card;
+use super::super::slot::Open;
 use super::super::thread::{CLIENT_BUFFER, Thread};
 use super::super::worker::poll_read_buf;
 use super::unit::{HOLD_MAX, UnitError};
@@ -84,7 +85,7 @@ pub(super) async fn while_here<T>(
 impl Session {
     /// Sends our own answers.
     pub(super) async fn flush(&mut self) -> Result<(), Leave> {
-        if self.out.is_empty() {
+        if self.out.is_empty() && self.card.slot.is_drained() {
             return Ok(());
         }
         self.thread.counters.bytes_out.add(self.out.len() as u64);
@@ -109,7 +110,35 @@ impl Session {
         Ok(())
     }
 
+    /// Whether its own answers may go by the post.
+    pub(super) fn has_post(&self) -> bool {
+        self.card.slot.is_drained() && self.stream.plain().is_some() && self.thread.post.is_open()
+    }
+
+    /// Gives its own answers to the post, if there are any; they leave while the guard lives.
+    pub(super) fn post_answers(&mut self) -> Option<Open> {
+        if self.out.is_empty() {
+            return None;
+        }
+        let slot = &self.card.slot;
+        let open = slot.open(
+            &self.thread.post,
+            &self.stream,
+            self.effective.limits.client_buffer / 2,
+        )?;
+        slot.push(Bytes::copy_from_slice(&self.out));
+        if self.out.capacity() > OUT_KEPT {
+            self.out = BytesMut::new();
+        } else {
+            self.out.clear();
+        }
+        Some(open)
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Leave>> {
+        if let Poll::Pending = self.poll_deliver(cx)? {
+            return Poll::Pending;
+        }
         while !self.out.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(Leave::Gone)),

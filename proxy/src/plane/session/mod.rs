@@ -278,7 +278,14 @@ impl Session {
                 SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             )
         };
+        let posted = self.post_answers();
         let read = poll_fn(|cx| {
+            if posted.is_some() {
+                self.card.slot.register(cx);
+                if self.card.slot.came_back() {
+                    return Poll::Ready(Ok(None));
+                }
+            }
             if let Some(leave) = killed(
                 &self.card,
                 self.transaction == Transaction::None && self.input.is_empty(),

@@ -18,9 +18,6 @@ use super::super::slot::End;
 use super::replies::hand_out;
 use super::{Pending, Purpose, READ_MAX, READ_MIN, State, Worker};
 
-/// Known reads a server has not answered yet, with which it is busy until we look again.
-const ENOUGH: usize = 2;
-
 /// The reading side of a worker.
 pub(super) struct Io {
     pub(super) buffer: BytesMut,
@@ -142,19 +139,25 @@ fn poll(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Poll<Gone> {
     }
 }
 
-/// Writes what sessions appended. True if something was written and more may be.
-fn poll_write(worker: &Worker, cx: &mut Context<'_>) -> std::io::Result<bool> {
+/// Writes what sessions appended, or lets the post do it. True if something was written and more may be.
+fn poll_write(worker: &Rc<Worker>, cx: &mut Context<'_>) -> std::io::Result<bool> {
+    {
+        let inner = worker.inner.borrow();
+        if inner.out.is_empty() || worker.has_enough(&inner) {
+            return Ok(false);
+        }
+        if worker.post.is_some() && !inner.half_sent {
+            drop(inner);
+            worker.write_soon();
+            return Ok(false);
+        }
+    }
     let mut inner = worker.inner.borrow_mut();
     let mut stream = worker.stream.borrow_mut();
     let Some(stream) = stream.as_mut() else {
         return Ok(false);
     };
     let mut wrote = false;
-    // Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
-    let sent = inner.pending.len().saturating_sub(inner.unsent);
-    if worker.state.get() == State::Shared && sent >= ENOUGH && !inner.half_sent {
-        return Ok(false);
-    }
     while !inner.out.is_empty() {
         match Pin::new(&mut *stream).poll_write(cx, &inner.out) {
             Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),

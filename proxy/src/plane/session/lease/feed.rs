@@ -17,7 +17,7 @@ impl Session {
     /// Moves what the client sent to the worker, as far as that is possible now.
     pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         let fed = self.feed_messages(lease).await;
-        lease.worker.write_now();
+        lease.worker.write_soon();
         fed
     }
 

@@ -1,0 +1,172 @@
+//! The post: what goes out in one turn leaves together, requests to servers first, then replies to clients.
+//!
+//! Sessions and workers lay in, the post's task takes all of it to the kernel in one call when every task before it in the turn
+//! has run, then wakes the sessions whose reply has ended. What a socket does not take at once, and every fault, is the business
+//! of its session or its worker's task.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use pgnet::batch::{Batch, WRITES_MAX, Write};
+use pgnet::stream::Stream;
+use smallvec::SmallVec;
+use tracing::info;
+
+use super::counters::Counters;
+use super::slot::{self, Slot};
+use super::worker::{self, Worker};
+
+/// Who has something to send.
+pub(super) enum Letter {
+    /// A worker, to its server.
+    Requests(Rc<Worker>),
+    /// A session's slot, to its client.
+    Reply(Rc<Slot>),
+}
+
+/// Looked at while it is written.
+enum Opened<'a> {
+    Requests(Ref<'a, worker::Inner>, Ref<'a, Stream>),
+    Reply(Ref<'a, slot::Inner>),
+}
+
+/// Pieces of a letter that are written at once.
+type Pieces<'a> = [IoSlice<'a>; slot::LETTER_PIECES];
+
+impl Letter {
+    fn open(&self) -> Option<Opened<'_>> {
+        match self {
+            Self::Requests(worker) => worker
+                .look()
+                .map(|(inner, stream)| Opened::Requests(inner, stream)),
+            Self::Reply(slot) => slot.look().map(Opened::Reply),
+        }
+    }
+}
+
+impl Opened<'_> {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Requests(_, stream) => stream.plain(),
+            Self::Reply(inner) => inner.socket(),
+        }
+    }
+
+    fn pieces<'a>(&'a self, to: &mut Pieces<'a>) -> usize {
+        match self {
+            Self::Requests(inner, _) => {
+                to[0] = IoSlice::new(&inner.out);
+                1
+            }
+            Self::Reply(inner) => inner.pieces(to),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Post {
+    /// `None`: the kernel does not want it, everybody writes by himself.
+    batch: RefCell<Option<Batch>>,
+    requests: RefCell<Vec<Letter>>,
+    replies: RefCell<Vec<Letter>>,
+    waker: Cell<Option<Waker>>,
+    counters: Arc<Counters>,
+}
+
+impl Post {
+    /// With the kernel's consent, or without. Starts its task.
+    pub(super) fn start(counters: Arc<Counters>) -> Rc<Self> {
+        let batch = Batch::new()
+            .inspect_err(|error| info!(%error, "Replies are sent one by one: no room for asynchronous I/O"))
+            .ok();
+        let post = Rc::new(Self {
+            batch: RefCell::new(batch),
+            requests: RefCell::default(),
+            replies: RefCell::default(),
+            waker: Cell::default(),
+            counters,
+        });
+        tokio::task::spawn_local(post.clone().run());
+        post
+    }
+
+    /// Whether it is open: else nothing may be laid in.
+    pub(super) fn is_open(&self) -> bool {
+        self.batch.borrow().is_some()
+    }
+
+    /// This leaves with what else the turn brings. Nobody may have two letters here.
+    pub(super) fn lay_in(&self, letter: Letter) {
+        match letter {
+            Letter::Requests(_) => self.requests.borrow_mut().push(letter),
+            Letter::Reply(_) => self.replies.borrow_mut().push(letter),
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    async fn run(self: Rc<Self>) {
+        poll_fn(|cx| {
+            self.carry();
+            self.waker.set(Some(cx.waker().clone()));
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    fn carry(&self) {
+        let mut batch = self.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return };
+        let mut letters = self.requests.borrow_mut();
+        letters.append(&mut self.replies.borrow_mut());
+        for part in letters.chunks(WRITES_MAX) {
+            self.carry_part(batch, part);
+        }
+        letters.clear();
+    }
+
+    fn carry_part(&self, batch: &mut Batch, letters: &[Letter]) {
+        let mut sent: SmallVec<[Option<usize>; WRITES_MAX]> = SmallVec::from_elem(None, letters.len());
+        {
+            let opened: SmallVec<[(usize, Opened<'_>); WRITES_MAX]> = letters
+                .iter()
+                .enumerate()
+                .filter_map(|(place, letter)| Some((place, letter.open()?)))
+                .collect();
+            let pieces: SmallVec<[(Pieces<'_>, usize); WRITES_MAX]> = opened
+                .iter()
+                .map(|(_, opened)| {
+                    let mut pieces = [IoSlice::new(&[]); slot::LETTER_PIECES];
+                    let count = opened.pieces(&mut pieces);
+                    (pieces, count)
+                })
+                .collect();
+            let writes: SmallVec<[Write<'_>; WRITES_MAX]> = opened
+                .iter()
+                .zip(&pieces)
+                .filter_map(|((_, opened), (pieces, count))| {
+                    Some(Write {
+                        socket: opened.socket()?,
+                        pieces: &pieces[..*count],
+                    })
+                })
+                .collect();
+            batch.write(&writes, |n, result| sent[opened[n].0] = Some(result.unwrap_or(0)));
+        }
+        for (letter, n) in letters.iter().zip(sent) {
+            match letter {
+                Letter::Requests(worker) => worker.carried(n),
+                Letter::Reply(slot) => {
+                    self.counters.bytes_out.add(n.unwrap_or(0) as u64);
+                    slot.carried(n.unwrap_or(0));
+                }
+            }
+        }
+    }
+}

@@ -107,7 +107,7 @@ fn a_name_that_is_none_is_refused() {
 fn the_defaults_of_the_api_are_those_of_the_programs() {
     let bare = object("{}");
     let defaulted = apply_defaults(&schema(), &bare);
-    assert_eq!(defaulted["spec"]["workers"]["pipeline"]["maxDepth"], 16);
+    assert_eq!(defaulted["spec"]["workers"]["pipeline"]["maxDepth"], 256);
     assert_eq!(checked(&defaulted), checked(&bare));
     let overrides =
         object("databases: [{name: d, users: [{name: u, limits: {}}]}]\nproxy: {autoscaling: null}");

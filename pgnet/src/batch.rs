@@ -75,7 +75,11 @@ impl Batch {
     }
 
     /// Writes each what its socket takes at once, and tells for each, in order, how much that was. Those the kernel was not
-    /// asked about end with [`ErrorKind::WouldBlock`], as those whose socket is full.
+    /// asked about end with [`ErrorKind::WouldBlock`], as those whose socket is full. No socket may be named twice: the second
+    /// write could go out although the first did not go out whole.
+    ///
+    /// A socket that blocks holds the thread up until it takes everything. Whose program does not ignore SIGPIPE, as those in
+    /// Rust do, is ended by it when a peer is gone.
     pub fn write(&mut self, writes: &[Write<'_>], mut told: impl FnMut(usize, io::Result<usize>)) {
         if let [write] = writes {
             return told(0, one(write));
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn each_socket_gets_its_own_bytes_whatever_the_number() {
         let mut batch = Batch::new().unwrap();
-        for count in [1, 2, 63, 64, 65, 200] {
+        for count in [0, 1, 2, 63, 64, 65, 200] {
             let mut pairs: Vec<_> = (0..count).map(|_| pair()).collect();
             let texts: Vec<_> = (0..count)
                 .map(|n| (format!("text {n} "), format!("of {count}")))
@@ -231,14 +235,18 @@ mod tests {
             write(full.as_fd(), &large[..]),
             write(dead.as_fd(), &small[..]),
             write(well.as_fd(), &small[..]),
-            write(full.as_fd(), &small[..]),
         ];
         batch.write(&writes, |_, result| results.push(result));
+        batch.write(
+            &[write(full.as_fd(), &small[..]), write(dead.as_fd(), &small[..])],
+            |_, result| results.push(result),
+        );
         let part = *results[0].as_ref().unwrap();
         assert!(part > 0 && part < 8 << 20);
         assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::BrokenPipe);
         assert_eq!(*results[2].as_ref().unwrap(), 2);
         assert_eq!(results[3].as_ref().unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(results[4].as_ref().unwrap_err().kind(), ErrorKind::BrokenPipe);
         let mut read = vec![0; part];
         reader.read_exact(&mut read).unwrap();
         assert!(read.iter().all(|b| *b == 7));

@@ -77,7 +77,7 @@ pub struct Pipeline {
 impl Default for Pipeline {
     fn default() -> Self {
         Self {
-            max_depth: 16,
+            max_depth: 256,
             max_expected_wait: Duration::from_millis(5),
         }
     }

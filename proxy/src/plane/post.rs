@@ -170,3 +170,129 @@ impl Post {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWrite};
+    use tokio::net::UnixStream;
+
+    use super::super::slot::{End, Open};
+    use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .unwrap()
+            .block_on(test)
+    }
+
+    fn start() -> Rc<Post> {
+        Post::start(Arc::new(Counters::default()))
+    }
+
+    /// A slot that is open to a socket, and the client's end of it.
+    fn client(post: &Rc<Post>) -> (Rc<Slot>, Stream, UnixStream, Open) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(ours);
+        let slot = Rc::new(Slot::default());
+        let open = slot.open(post, &stream, 0).unwrap();
+        (slot, stream, theirs, open)
+    }
+
+    fn done() -> End {
+        End::Done {
+            status: b'I',
+            error: false,
+            acks: 0,
+            shapes: smallvec::SmallVec::new(),
+        }
+    }
+
+    #[test]
+    fn every_client_gets_its_own_reply_whatever_their_number() {
+        run(async {
+            let post = start();
+            for count in [1, 2, 64, 65, 300] {
+                let mut clients: Vec<_> = (0..count).map(|_| client(&post)).collect();
+                for (n, (slot, ..)) in clients.iter().enumerate() {
+                    slot.push(Bytes::from(format!("row of {n};")));
+                    slot.push(Bytes::from(format!("end of {n}")));
+                    slot.end(done());
+                }
+                for (n, (slot, _, theirs, _)) in clients.iter_mut().enumerate() {
+                    let expected = format!("row of {n};end of {n}");
+                    let mut got = vec![0; expected.len()];
+                    theirs.read_exact(&mut got).await.unwrap();
+                    assert_eq!(got, expected.as_bytes());
+                    assert!(slot.is_drained());
+                    assert!(matches!(slot.take_end(), Some(End::Done { .. })));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_session_is_woken_once_its_reply_has_left() {
+        run(async {
+            let post = start();
+            let (slot, _stream, _theirs, _open) = client(&post);
+            slot.push(Bytes::from_static(b"answer"));
+            slot.end(done());
+            poll_fn(|cx| {
+                if slot.is_drained() {
+                    return Poll::Ready(());
+                }
+                slot.register(cx);
+                Poll::Pending
+            })
+            .await;
+            assert!(slot.take_end().is_some());
+        });
+    }
+
+    #[test]
+    fn a_session_that_has_left_is_not_written_to_whoever_has_its_socket_now() {
+        run(async {
+            let post = start();
+            let (slot, stream, mut theirs, open) = client(&post);
+            slot.push(Bytes::from_static(b"of the one who left"));
+            drop(open);
+            let Stream::Unix(socket) = stream else { return };
+            tokio::task::yield_now().await;
+            drop(socket);
+            let mut got = Vec::new();
+            theirs.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"");
+            assert!(slot.came_back());
+        });
+    }
+
+    #[test]
+    fn what_a_full_socket_does_not_take_is_its_sessions_and_nobody_elses_waits() {
+        run(async {
+            let post = start();
+            let (full, mut stream, mut reader, _open_full) = client(&post);
+            let (well, _stream, mut theirs, _open) = client(&post);
+            let mut filled = 0;
+            while let Ok(n) = stream.try_write(&[1; 4096]) {
+                filled += n;
+            }
+            full.push(Bytes::from_static(b"later"));
+            well.push(Bytes::from_static(b"now"));
+            let mut got = [0; 3];
+            theirs.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"now");
+            assert!(full.came_back());
+            reader.read_exact(&mut vec![0; filled]).await.unwrap();
+            let written = poll_fn(|cx| {
+                full.with_pieces(|pieces| Pin::new(&mut stream).poll_write(cx, &pieces[0]))
+                    .unwrap()
+            });
+            assert_eq!(written.await.unwrap(), 5);
+        });
+    }
+}

@@ -65,7 +65,8 @@ pub(super) struct Inner {
 struct Outlet {
     post: Rc<Post>,
     socket: RawFd,
-    low_water: usize,
+    /// Room enough for a worker that waits for it, in bytes.
+    low_water: u32,
 }
 
 /// As long as it lives, replies leave by the post. It must not outlive the session's socket.
@@ -132,7 +133,7 @@ impl Slot {
         self.inner.borrow_mut().outlet = Some(Outlet {
             post: post.clone(),
             socket,
-            low_water,
+            low_water: u32::try_from(low_water).unwrap_or(u32::MAX),
         });
         Some(Open(self.clone()))
     }
@@ -153,7 +154,10 @@ impl Slot {
     pub(super) fn carried(&self, n: usize) {
         let mut inner = self.inner.borrow_mut();
         inner.posted = false;
-        let low_water = inner.outlet.as_ref().map_or(0, |outlet| outlet.low_water);
+        let low_water = inner
+            .outlet
+            .as_ref()
+            .map_or(0, |outlet| outlet.low_water as usize);
         drop(inner);
         if n > 0 {
             self.sent(n, low_water);

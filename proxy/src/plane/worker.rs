@@ -42,7 +42,7 @@ const READ_MAX: usize = 256 * 1024;
 /// Longest error, notice or status message a server may send; longer ones close the worker.
 const SMALL_FRAME_MAX: usize = 1 << 20;
 /// Known reads a server has not answered yet, with which it is busy until we look again.
-const ENOUGH: usize = 2;
+const ENOUGH: usize = 8;
 /// Longest frame of a server: what the protocol allows.
 const FRAME_MAX: u32 = i32::MAX as u32;
 

@@ -582,7 +582,7 @@ mod tests {
         let (session, card) = (size_of::<Session>(), size_of::<Card>());
         let slot = size_of::<super::super::slot::Slot>();
         assert!(
-            session <= 336 && card <= 304 && slot <= 144,
+            session <= 336 && card <= 288 && slot <= 152,
             "{session} {card} {slot}"
         );
     }

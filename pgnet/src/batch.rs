@@ -13,13 +13,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Most writes of one call; more are done in several.
 pub const WRITES_MAX: usize = 64;
+/// Most pieces of one write.
+pub const PIECES_MAX: usize = 4;
 
 /// `IOCB_CMD_PWRITEV` of `linux/aio_abi.h`.
 const PWRITEV: u16 = 8;
 
 /// `struct iocb` of `linux/aio_abi.h`, on machines with the low byte first.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Control {
     data: u64,
     key: u32,
@@ -37,7 +39,7 @@ struct Control {
 
 /// `struct io_event` of `linux/aio_abi.h`.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Event {
     data: u64,
     object: u64,
@@ -47,16 +49,39 @@ struct Event {
 
 /// One write of a batch.
 pub struct Write<'a> {
-    /// A stream socket that does not block.
-    pub socket: BorrowedFd<'a>,
-    /// What is to be written.
-    pub pieces: &'a [IoSlice<'a>],
+    socket: BorrowedFd<'a>,
+    pieces: [IoSlice<'a>; PIECES_MAX],
+    count: usize,
+}
+
+impl<'a> Write<'a> {
+    /// Of nothing yet, to a stream socket that does not block.
+    #[must_use]
+    pub fn to(socket: BorrowedFd<'a>) -> Self {
+        Self {
+            socket,
+            pieces: [IoSlice::new(&[]); PIECES_MAX],
+            count: 0,
+        }
+    }
+
+    /// Adds what follows what is there. False: there are [`PIECES_MAX`] pieces already.
+    pub fn push(&mut self, piece: &'a [u8]) -> bool {
+        let Some(free) = self.pieces.get_mut(self.count) else {
+            return false;
+        };
+        *free = IoSlice::new(piece);
+        self.count += 1;
+        true
+    }
 }
 
 /// The kernel's side of it.
 #[derive(Debug)]
 pub struct Batch {
     context: libc::c_ulong,
+    controls: Box<[Control; WRITES_MAX]>,
+    events: Box<[Event; WRITES_MAX]>,
 }
 
 impl Batch {
@@ -71,10 +96,14 @@ impl Batch {
         if done < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { context })
+        Ok(Self {
+            context,
+            controls: Box::new([Control::default(); WRITES_MAX]),
+            events: Box::new([Event::default(); WRITES_MAX]),
+        })
     }
 
-    /// Writes each what its socket takes at once, and tells for each, in order, how much that was. Those the kernel was not
+    /// Writes each what its socket takes at once, and tells for each, by its place, how much that was. Those the kernel was not
     /// asked about end with [`ErrorKind::WouldBlock`], as those whose socket is full. No socket may be named twice: the second
     /// write could go out although the first did not go out whole.
     ///
@@ -85,32 +114,32 @@ impl Batch {
             return told(0, one(write));
         }
         for (n, part) in writes.chunks(WRITES_MAX).enumerate() {
-            let results = self.submit(part);
-            for (i, result) in results[..part.len()].iter().enumerate() {
-                told(
-                    n * WRITES_MAX + i,
-                    match *result {
-                        NOT_TRIED => Err(ErrorKind::WouldBlock.into()),
-                        n => usize::try_from(n).map_err(|_| {
-                            io::Error::from_raw_os_error(i32::try_from(-n).unwrap_or(libc::EIO))
-                        }),
-                    },
-                );
+            let first = n * WRITES_MAX;
+            let taken = self.submit(part);
+            let mut owed = taken;
+            while owed > 0 {
+                let got = self.results(owed);
+                for event in &self.events[..got] {
+                    let place = usize::try_from(event.data).unwrap_or(usize::MAX);
+                    told(first.saturating_add(place), result(event.result));
+                }
+                owed -= got.min(owed);
+            }
+            for place in taken..part.len() {
+                told(first + place, Err(ErrorKind::WouldBlock.into()));
             }
         }
     }
 
-    fn submit(&mut self, writes: &[Write<'_>]) -> [i64; WRITES_MAX] {
-        let mut results = [NOT_TRIED; WRITES_MAX];
-        let mut controls = [Control::default(); WRITES_MAX];
+    /// How many the kernel has taken, from the first on.
+    fn submit(&mut self, writes: &[Write<'_>]) -> usize {
         let mut list = [std::ptr::null_mut::<Control>(); WRITES_MAX];
-        for (n, write) in writes.iter().enumerate() {
-            let control = &mut controls[n];
+        for (n, (write, control)) in writes.iter().zip(self.controls.iter_mut()).enumerate() {
             control.data = n as u64;
             control.opcode = PWRITEV;
             control.fd = u32::try_from(write.socket.as_raw_fd()).unwrap_or(u32::MAX);
             control.buffer = write.pieces.as_ptr() as u64;
-            control.bytes = write.pieces.len() as u64;
+            control.bytes = write.count as u64;
             list[n] = control;
         }
         // SAFETY: `list` holds as many pointers to valid control blocks as are announced. Each names a socket that is open
@@ -118,30 +147,29 @@ impl Batch {
         // all of them when the call returns: a write to a socket that does not block is carried out in it or refused.
         let taken =
             unsafe { libc::syscall(libc::SYS_io_submit, self.context, writes.len(), list.as_mut_ptr()) };
-        let mut owed = usize::try_from(taken).unwrap_or(0);
-        while owed > 0 {
-            let mut events = [Event::default(); WRITES_MAX];
-            // SAFETY: there is room for as many events as are asked for. No time limit: all of them are there.
-            let got = unsafe {
-                libc::syscall(
-                    libc::SYS_io_getevents,
-                    self.context,
-                    owed,
-                    owed,
-                    events.as_mut_ptr(),
-                    std::ptr::null_mut::<libc::timespec>(),
-                )
-            };
-            let got = usize::try_from(got).unwrap_or(0);
-            for event in &events[..got] {
-                if let Some(result) = usize::try_from(event.data).ok().and_then(|n| results.get_mut(n)) {
-                    *result = event.result;
-                }
-            }
-            owed -= got.min(owed);
-        }
-        results
+        usize::try_from(taken).unwrap_or(0)
     }
+
+    /// Fetches the results of `owed` writes: as many are there.
+    fn results(&mut self, owed: usize) -> usize {
+        // SAFETY: there is room for as many events as are asked for. No time limit: all of them are there.
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_io_getevents,
+                self.context,
+                owed,
+                owed,
+                self.events.as_mut_ptr(),
+                std::ptr::null_mut::<libc::timespec>(),
+            )
+        };
+        usize::try_from(got).unwrap_or(0)
+    }
+}
+
+/// What the kernel says of a write: bytes, or an error below zero.
+fn result(said: i64) -> io::Result<usize> {
+    usize::try_from(said).map_err(|_| io::Error::from_raw_os_error(i32::try_from(-said).unwrap_or(libc::EIO)))
 }
 
 /// A single write needs no batch.
@@ -149,7 +177,7 @@ fn one(write: &Write<'_>) -> io::Result<usize> {
     // SAFETY: `IoSlice` has the form of `iovec`; the kernel only reads what it names.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = write.pieces.as_ptr().cast_mut().cast();
-    message.msg_iovlen = write.pieces.len() as _;
+    message.msg_iovlen = write.count as _;
     // SAFETY: as above; the socket is open while `write` is borrowed.
     let sent = unsafe {
         libc::sendmsg(
@@ -160,9 +188,6 @@ fn one(write: &Write<'_>) -> io::Result<usize> {
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
-
-/// The kernel was not asked. Its own errors are above -4096.
-const NOT_TRIED: i64 = i64::MIN;
 
 impl Drop for Batch {
     fn drop(&mut self) {
@@ -193,25 +218,21 @@ mod tests {
             let texts: Vec<_> = (0..count)
                 .map(|n| (format!("text {n} "), format!("of {count}")))
                 .collect();
-            let pieces: Vec<_> = texts
-                .iter()
-                .map(|(a, b)| [IoSlice::new(a.as_bytes()), IoSlice::new(b.as_bytes())])
-                .collect();
             let writes: Vec<_> = pairs
                 .iter()
-                .zip(&pieces)
-                .map(|((ours, _), pieces)| Write {
-                    socket: ours.as_fd(),
-                    pieces,
+                .zip(&texts)
+                .map(|((ours, _), (a, b))| {
+                    let mut write = Write::to(ours.as_fd());
+                    assert!(write.push(a.as_bytes()) && write.push(b.as_bytes()));
+                    write
                 })
                 .collect();
-            let mut told = 0;
+            let mut told = vec![0; count];
             batch.write(&writes, |n, result| {
-                assert_eq!(n, told);
                 assert_eq!(result.unwrap(), texts[n].0.len() + texts[n].1.len());
-                told += 1;
+                told[n] += 1;
             });
-            assert_eq!(told, count);
+            assert_eq!(told, vec![1; count]);
             for ((_, theirs), (a, b)) in pairs.iter_mut().zip(&texts) {
                 let mut read = vec![0; a.len() + b.len()];
                 theirs.read_exact(&mut read).unwrap();
@@ -228,19 +249,21 @@ mod tests {
         drop(peer);
         let (well, mut theirs) = pair();
         let large = vec![7; 8 << 20];
-        let (large, small) = ([IoSlice::new(&large)], [IoSlice::new(b"ok")]);
-        let write = |socket, pieces| Write { socket, pieces };
-        let mut results = Vec::new();
+        let write = |socket, bytes| {
+            let mut write = Write::to(socket);
+            write.push(bytes);
+            write
+        };
+        let mut results: [Option<io::Result<usize>>; 5] = Default::default();
         let writes = [
             write(full.as_fd(), &large[..]),
-            write(dead.as_fd(), &small[..]),
-            write(well.as_fd(), &small[..]),
+            write(dead.as_fd(), b"ok"),
+            write(well.as_fd(), b"ok"),
         ];
-        batch.write(&writes, |_, result| results.push(result));
-        batch.write(
-            &[write(full.as_fd(), &small[..]), write(dead.as_fd(), &small[..])],
-            |_, result| results.push(result),
-        );
+        batch.write(&writes, |n, result| results[n] = Some(result));
+        let writes = [write(full.as_fd(), b"ok"), write(dead.as_fd(), b"ok")];
+        batch.write(&writes, |n, result| results[3 + n] = Some(result));
+        let results = results.map(Option::unwrap);
         let part = *results[0].as_ref().unwrap();
         assert!(part > 0 && part < 8 << 20);
         assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::BrokenPipe);

@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
-use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,9 +34,6 @@ enum Opened<'a> {
     Reply(Ref<'a, slot::Inner>),
 }
 
-/// Pieces of a letter that are written at once.
-type Pieces<'a> = [IoSlice<'a>; slot::LETTER_PIECES];
-
 impl Letter {
     fn open(&self) -> Option<Opened<'_>> {
         match self {
@@ -57,14 +53,18 @@ impl Opened<'_> {
         }
     }
 
-    fn pieces<'a>(&'a self, to: &mut Pieces<'a>) -> usize {
+    fn write(&self) -> Option<Write<'_>> {
+        let mut write = Write::to(self.socket()?);
         match self {
             Self::Requests(inner, _) => {
-                to[0] = IoSlice::new(&inner.out);
-                1
+                write.push(&inner.out);
             }
-            Self::Reply(inner) => inner.pieces(to),
+            Self::Reply(inner) => inner
+                .pieces()
+                .take_while(|piece| write.push(piece))
+                .for_each(drop),
         }
+        Some(write)
     }
 }
 
@@ -134,30 +134,19 @@ impl Post {
     fn carry_part(&self, batch: &mut Batch, letters: &[Letter]) {
         let mut sent: SmallVec<[Option<usize>; WRITES_MAX]> = SmallVec::from_elem(None, letters.len());
         {
-            let opened: SmallVec<[(usize, Opened<'_>); WRITES_MAX]> = letters
-                .iter()
-                .enumerate()
-                .filter_map(|(place, letter)| Some((place, letter.open()?)))
-                .collect();
-            let pieces: SmallVec<[(Pieces<'_>, usize); WRITES_MAX]> = opened
-                .iter()
-                .map(|(_, opened)| {
-                    let mut pieces = [IoSlice::new(&[]); slot::LETTER_PIECES];
-                    let count = opened.pieces(&mut pieces);
-                    (pieces, count)
-                })
-                .collect();
-            let writes: SmallVec<[Write<'_>; WRITES_MAX]> = opened
-                .iter()
-                .zip(&pieces)
-                .filter_map(|((_, opened), (pieces, count))| {
-                    Some(Write {
-                        socket: opened.socket()?,
-                        pieces: &pieces[..*count],
-                    })
-                })
-                .collect();
-            batch.write(&writes, |n, result| sent[opened[n].0] = Some(result.unwrap_or(0)));
+            let mut opened: SmallVec<[Option<Opened<'_>>; WRITES_MAX]> = SmallVec::new();
+            for letter in letters {
+                opened.push(letter.open());
+            }
+            let mut places: SmallVec<[usize; WRITES_MAX]> = SmallVec::new();
+            let mut writes: SmallVec<[Write<'_>; WRITES_MAX]> = SmallVec::new();
+            for (place, open) in opened.iter().enumerate() {
+                if let Some(write) = open.as_ref().and_then(Opened::write) {
+                    places.push(place);
+                    writes.push(write);
+                }
+            }
+            batch.write(&writes, |n, result| sent[places[n]] = Some(result.unwrap_or(0)));
         }
         for (letter, n) in letters.iter().zip(sent) {
             match letter {

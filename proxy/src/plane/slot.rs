@@ -18,8 +18,7 @@ use super::worker::{Shapes, Worker};
 /// Pieces of a reply that are sent together.
 const PIECES_MAX: usize = 16;
 
-/// Pieces of a reply that go by the post together, and their largest length in all: more is written as it comes.
-pub(super) const LETTER_PIECES: usize = 4;
+/// Largest reply that goes by the post, in bytes: more is written as it comes.
 const LETTER_MAX: usize = 16 << 10;
 
 /// How a request ended.
@@ -79,14 +78,9 @@ impl Drop for Open {
 }
 
 impl Inner {
-    /// The first pieces of what is to be sent.
-    pub(super) fn pieces<'a>(&'a self, to: &mut [IoSlice<'a>]) -> usize {
-        let mut count = 0;
-        for (piece, chunk) in to.iter_mut().zip(self.chunks.iter()) {
-            *piece = IoSlice::new(chunk);
-            count += 1;
-        }
-        count
+    /// What is to be sent, in order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().map(|chunk| &chunk[..])
     }
 
     /// Where it is sent.

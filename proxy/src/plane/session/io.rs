@@ -136,7 +136,7 @@ impl Session {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Leave>> {
-        if let Poll::Pending = self.poll_deliver(cx)? {
+        if self.poll_deliver(cx)?.is_pending() {
             return Poll::Pending;
         }
         while !self.out.is_empty() {

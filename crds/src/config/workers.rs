@@ -68,7 +68,7 @@ impl Default for Workers {
 /// Bounds of multiplexing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pipeline {
-    /// Requests in flight on one worker; 1 = no multiplexing.
+    /// Requests in the queue of one worker, sent or not; 1 = no multiplexing.
     pub max_depth: u32,
     /// Nothing is queued behind statements expected to take longer than this together.
     pub max_expected_wait: Duration,

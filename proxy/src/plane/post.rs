@@ -82,7 +82,7 @@ impl Post {
     /// With the kernel's consent, or without. Starts its task.
     pub(super) fn start(counters: Arc<Counters>) -> Rc<Self> {
         let batch = Batch::new()
-            .inspect_err(|error| info!(%error, "Replies are sent one by one: no room for asynchronous I/O"))
+            .inspect_err(|error| info!(%error, "What goes out is sent piece by piece: no asynchronous I/O here. EAGAIN: raise fs.aio-max-nr"))
             .ok();
         let post = Rc::new(Self {
             batch: RefCell::new(batch),

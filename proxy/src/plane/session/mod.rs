@@ -290,6 +290,11 @@ impl Session {
                 &self.card,
                 self.transaction == Transaction::None && self.input.is_empty(),
             ) {
+                if posted.is_some() && !self.card.slot.is_drained() {
+                    // The post comes first: what was answered is heard.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Err(leave));
             }
             if self.is_behind() || self.transaction == Transaction::None && self.card.ears.has_mail() {

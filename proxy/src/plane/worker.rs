@@ -525,7 +525,7 @@ impl Worker {
     /// Writes what was appended, without the detour by the worker's task, for whose requests no others are expected to go
     /// with: those of a holder, and of a client that is alone. What the server does not take at once, and any fault, is the
     /// task's.
-    pub(super) fn write_now(self: &Rc<Self>) {
+    pub(super) fn write_now(&self) {
         let mut inner = self.inner.borrow_mut();
         if inner.out.is_empty() {
             return;

@@ -284,7 +284,9 @@ impl KubeStage {
 
     /// Resident memory of a pod's first container in MiB, as its kubelet has it.
     pub fn memory_of(&self, pod: &str) -> Option<f64> {
-        let path = format!("/api/v1/nodes/{}/proxy/stats/summary", self.node_of(pod));
+        // A pod that was made just now has none yet.
+        let node = Some(self.node_of(pod)).filter(|node| !node.is_empty())?;
+        let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
         let summary: Value = serde_json::from_str(&self.kube.kubectl(&["get", "--raw", &path])).ok()?;
         let pods = summary["pods"].as_array()?;
         let found = pods.iter().find(|found| found["podRef"]["name"] == pod)?;

@@ -5,11 +5,14 @@
 //! that was woken takes the processor; behind a batch all of them have something to do. Of the two interfaces
 //! that can do this, `io_uring` is forbidden by the usual seccomp profiles of containers, this one is allowed.
 //!
-//! The only unsafe code of the workspace: four system calls that no library wraps for sockets.
+//! The unsafe code of the workspace: four system calls that no library wraps for sockets. (The proxy borrows a socket by its
+//! number, in `plane/slot`.)
 #![allow(unsafe_code)]
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::SockRef;
 
 /// Most writes of one call; more are done in several.
 pub const WRITES_MAX: usize = 64;
@@ -174,19 +177,10 @@ fn result(said: i64) -> io::Result<usize> {
 
 /// A single write needs no batch.
 fn one(write: &Write<'_>) -> io::Result<usize> {
-    // SAFETY: `IoSlice` has the form of `iovec`; the kernel only reads what it names.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = write.pieces.as_ptr().cast_mut().cast();
-    message.msg_iovlen = write.count as _;
-    // SAFETY: as above; the socket is open while `write` is borrowed.
-    let sent = unsafe {
-        libc::sendmsg(
-            write.socket.as_raw_fd(),
-            &raw const message,
-            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
-        )
-    };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    SockRef::from(&write.socket).send_vectored_with_flags(
+        &write.pieces[..write.count],
+        libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+    )
 }
 
 impl Drop for Batch {

@@ -4,11 +4,13 @@
 //! what it reads by the script, and hands each piece to the session that asked. It must never hand a frame to anybody else:
 //! whatever the script does not allow closes the connection.
 
+mod clean;
 mod compose;
 mod replies;
 mod task;
+mod write;
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::rc::{Rc, Weak};
@@ -18,13 +20,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pgnet::client::Established;
-use pgnet::frontend;
 use pgnet::stream::Stream;
 use smallvec::SmallVec;
 
 use super::pool::{Fit, Pool};
-use super::post::{Letter, Post};
-use super::script::{Op, Script, Step};
+use super::post::Post;
+use super::script::Script;
 use super::settings::Settings;
 use super::slot::{End, Slot};
 use super::statement::{Statement, StatementId};
@@ -41,19 +42,8 @@ const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 256 * 1024;
 /// Longest error, notice or status message a server may send; longer ones close the worker.
 const SMALL_FRAME_MAX: usize = 1 << 20;
-/// Known reads a server has not answered yet, with which it is busy until we look again.
-const ENOUGH: usize = 8;
 /// Longest frame of a server: what the protocol allows.
 const FRAME_MAX: u32 = i32::MAX as u32;
-
-/// Undoes everything a request may have left in a session, except prepared statements (ours) and sequences' last values
-/// (they belong to the session the worker is tagged with). MULTIPLEXING, "State that leaks".
-const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
-                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP";
-
-/// Session mode: the same between two clients, with everything else that DISCARD ALL forgets, except the plans.
-const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; DEALLOCATE ALL; UNLISTEN *; \
-                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 /// What a request in the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -425,11 +415,6 @@ impl Worker {
         self.state.get() == State::Idle && self.fences.get() == 0 && self.tickets.get() == 0
     }
 
-    /// Bytes appended and not yet written.
-    pub(super) fn unwritten(&self) -> usize {
-        self.inner.borrow().out.len()
-    }
-
     /// Appends a request and has it written with what else this turn brings. See [`Worker::append`].
     pub(super) fn enqueue<R>(
         self: &Rc<Self>,
@@ -442,51 +427,6 @@ impl Worker {
         let result = self.append(purpose, slot, shape, expected, compose);
         self.write_soon();
         result
-    }
-
-    /// What was appended leaves at the end of this turn, with what others have to send.
-    pub(super) fn write_soon(self: &Rc<Self>) {
-        let mut inner = self.inner.borrow_mut();
-        match &self.post {
-            // What did not go at once is written by the task, as there is room.
-            Some(post) if !inner.half_sent => {
-                if !inner.posted {
-                    inner.posted = true;
-                    post.lay_in(Letter::Requests(self.clone()));
-                }
-            }
-            _ => inner.wake(),
-        }
-    }
-
-    /// For the post: what is to be written now, and where.
-    pub(super) fn look(&self) -> Option<(Ref<'_, Inner>, Ref<'_, Stream>)> {
-        let inner = self.inner.borrow();
-        if inner.out.is_empty() || inner.half_sent || self.has_enough(&inner) {
-            return None;
-        }
-        let stream = Ref::filter_map(self.stream.borrow(), Option::as_ref).ok()?;
-        Some((inner, stream))
-    }
-
-    /// The post has carried `n` bytes: the rest, if there should be one, is the task's.
-    pub(super) fn carried(&self, n: Option<usize>) {
-        let mut inner = self.inner.borrow_mut();
-        inner.posted = false;
-        let Some(n) = n else { return };
-        inner.advance(n);
-        if inner.out.is_empty() {
-            inner.all_written();
-        } else {
-            inner.half_sent = true;
-            inner.wake();
-        }
-    }
-
-    /// Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
-    fn has_enough(&self, inner: &Inner) -> bool {
-        let sent = inner.pending.len().saturating_sub(inner.unsent);
-        self.state.get() == State::Shared && sent >= ENOUGH && !inner.half_sent
     }
 
     /// Appends a request. `compose` writes its bytes and steps; it must end with a Sync, Query or FunctionCall step.
@@ -520,29 +460,6 @@ impl Worker {
             self.requests.set(self.requests.get() + 1);
         }
         compose(&mut Composer { inner: &mut inner })
-    }
-
-    /// Writes what was appended, without the detour by the worker's task, for whose requests no others are expected to go
-    /// with: those of a holder, and of a client that is alone. What the server does not take at once, and any fault, is the
-    /// task's.
-    pub(super) fn write_now(&self) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.out.is_empty() {
-            return;
-        }
-        // Of TLS the task alone knows what is still to be flushed.
-        if let Some(stream) = self.stream.borrow_mut().as_mut().filter(|s| !s.is_tls()) {
-            while !inner.out.is_empty()
-                && let Ok(n @ 1..) = stream.try_write(&inner.out)
-            {
-                inner.advance(n);
-            }
-        }
-        if inner.out.is_empty() {
-            inner.all_written();
-        } else {
-            inner.wake();
-        }
     }
 
     /// The holder's batch got its Sync (or was a Query): the request ends with its `Z`.
@@ -585,11 +502,6 @@ impl Worker {
     /// Whether ReadyForQuery is kept from the holder.
     pub(super) fn hold_ready(&self, hold: bool) {
         self.inner.borrow_mut().holds_ready = hold;
-    }
-
-    /// Wakes this task when everything appended is written.
-    pub(super) fn tell_when_written(&self, waker: &Waker) {
-        self.inner.borrow_mut().writing = Some(waker.clone());
     }
 
     /// Custom settings (with a dot) that were set here, if only for a moment.
@@ -685,69 +597,6 @@ impl Worker {
         }
     }
 
-    /// The holder left, whatever it was doing. Ends a COPY and an open batch, rolls back, cleans; the worker is offered
-    /// again when all of that has succeeded.
-    pub(super) fn abandon(self: &Rc<Self>) {
-        let mut inner = self.inner.borrow_mut();
-        for pending in &mut inner.pending {
-            pending.slot = None;
-        }
-        inner.blocked = false;
-        let Inner { out, script, .. } = &mut *inner;
-        if script.copying_in() {
-            frontend::copy_fail(out, b"client disconnected");
-            script.copy_ended();
-        }
-        if inner.open_batch {
-            // A Sync alone would commit what the client never asked to be committed: let the batch fail first.
-            frontend::execute(&mut inner.out, NO_PORTAL, 0);
-            inner.script.push(Step::nobody(Op::Execute));
-            frontend::sync(&mut inner.out);
-            inner.script.push(Step::nobody(Op::Sync).ending());
-            inner.open_batch = false;
-        }
-        drop(inner);
-        self.clean(true);
-    }
-
-    /// Cleans the worker; with `roll_back` it first leaves any transaction.
-    pub(super) fn clean(self: &Rc<Self>, roll_back: bool) {
-        self.state.set(State::Cleaning);
-        self.cleaning_since.set(Instant::now());
-        if roll_back {
-            self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
-                c.query_for_nobody(b"ROLLBACK")
-            });
-        }
-        if self.direct {
-            return self.reset();
-        }
-        if self.foreign_prepared.replace(false) {
-            self.forget_prepared();
-            self.enqueue(Purpose::Internal, None, 0, Duration::ZERO, |c| {
-                c.query_for_nobody(b"DEALLOCATE ALL")
-            });
-        }
-        self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
-            c.query_for_nobody(CLEAN.as_bytes())
-        });
-        self.wear(&self.base);
-    }
-
-    /// Session mode: puts the session back to its beginning, by `resetQuery` where there is one.
-    fn reset(self: &Rc<Self>) {
-        let own = self
-            .pool
-            .upgrade()
-            .and_then(|p| p.thread.upgrade())
-            .map(|t| t.config().reset_query.clone())
-            .filter(|query| !query.trim().is_empty());
-        self.forget_prepared();
-        self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
-            c.query_for_nobody(own.as_deref().unwrap_or(RESET).as_bytes())
-        });
-    }
-
     /// ParameterStatus: what the next client will be greeted with.
     fn note_parameter(&self, body: &[u8]) {
         let mut parts = body.split(|b| *b == 0);
@@ -787,24 +636,6 @@ impl Inner {
             shape,
             expected,
         });
-    }
-
-    /// So much was written.
-    fn advance(&mut self, n: usize) {
-        bytes::Buf::advance(&mut self.out, n);
-        self.half_sent = !self.out.is_empty();
-    }
-
-    /// Nothing is left to be written.
-    fn all_written(&mut self) {
-        self.unsent = 0;
-        if let Some(waker) = self.writing.take() {
-            waker.wake();
-        }
-        // The buffer is reused from its start; a large one is given back.
-        if self.out.capacity() > READ_MAX {
-            self.out = BytesMut::new();
-        }
     }
 
     fn distrust_prepared(&mut self) {

@@ -110,6 +110,18 @@ impl Session {
         Ok(())
     }
 
+    /// What comes for the client leaves by the post while the guard lives, if it can.
+    pub(super) fn open_slot(&self) -> Option<Open> {
+        self.card
+            .slot
+            .open(&self.thread.post, &self.stream, self.low_water())
+    }
+
+    /// Bytes queued for the client, below which a worker that waits for room reads on.
+    fn low_water(&self) -> usize {
+        self.effective.limits.client_buffer / 2
+    }
+
     /// Whether its own answers may go by the post.
     pub(super) fn has_post(&self) -> bool {
         self.card.slot.is_drained() && self.stream.plain().is_some() && self.thread.post.is_open()
@@ -120,13 +132,8 @@ impl Session {
         if self.out.is_empty() {
             return None;
         }
-        let slot = &self.card.slot;
-        let open = slot.open(
-            &self.thread.post,
-            &self.stream,
-            self.effective.limits.client_buffer / 2,
-        )?;
-        slot.push(Bytes::copy_from_slice(&self.out));
+        let open = self.open_slot()?;
+        self.card.slot.push(Bytes::copy_from_slice(&self.out));
         if self.out.capacity() > OUT_KEPT {
             self.out = BytesMut::new();
         } else {
@@ -201,7 +208,7 @@ impl Session {
     /// Sends what the worker delivered. Ready when all of it is out.
     pub(super) fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Leave>> {
         let slot = self.card.slot.clone();
-        let low_water = self.effective.limits.client_buffer / 2;
+        let low_water = self.low_water();
         loop {
             let stream = Pin::new(&mut self.stream);
             let written = slot.with_pieces(|pieces| match pieces {

@@ -247,11 +247,7 @@ impl Session {
     /// Sends the reply on as it comes, until the request has ended and all is out.
     pub(super) async fn await_shared(&mut self) -> Result<End, Leave> {
         let slot = self.card.slot.clone();
-        let _open = slot.open(
-            &self.thread.post,
-            &self.stream,
-            self.effective.limits.client_buffer / 2,
-        );
+        let _open = self.open_slot();
         let mut ended = None;
         let mut stuck: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
         let limit = self

@@ -37,11 +37,7 @@ impl Session {
         let (deadline, why) = self.patience(lease, idle);
         let slot = self.card.slot.clone();
         let unsent = !slot.is_drained();
-        let _open = slot.open(
-            &self.thread.post,
-            &self.stream,
-            self.effective.limits.client_buffer / 2,
-        );
+        let _open = self.open_slot();
         let event = poll_fn(|cx| {
             let mut progress = false;
             let before = self.thread.counters.bytes_out.read();

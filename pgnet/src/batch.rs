@@ -5,8 +5,8 @@
 //! that was woken takes the processor; behind a batch all of them have something to do. Of the two interfaces
 //! that can do this, `io_uring` is forbidden by the usual seccomp profiles of containers, this one is allowed.
 //!
-//! The unsafe code of the workspace: four system calls that no library wraps for sockets. (The proxy borrows a socket by its
-//! number, in `plane/slot`.)
+//! Most of the unsafe code of the workspace: four system calls that no library wraps for sockets. (Another one is in
+//! [`crate::low_water`]; the proxy borrows a socket by its number, in `plane/slot`.)
 #![allow(unsafe_code)]
 
 use std::io::{self, ErrorKind, IoSlice};

@@ -239,3 +239,46 @@ fn reads_behind_others_that_overrun_are_all_answered() {
         }
     });
 }
+
+/// Answers of many short reads are fetched together; one among them that takes its time must not keep those before it.
+#[test]
+fn answers_before_a_read_that_takes_its_time_do_not_wait_for_it() {
+    let stage = Stage::start("gathered", |m| {
+        m.set("workers", "{minByClients: [1], clientsPerWorker: 1000, max: 1}")
+    });
+    let mut holder = stage.client();
+    let mut clients: Vec<Connection> = (0..15).map(|_| stage.client()).collect();
+    // All wait for the only worker, are put on it together, and tell how long each has waited for its answer.
+    let mut burst = |third: u64| -> Vec<Duration> {
+        let rows = |n: usize| if n == 2 { third } else { 1 };
+        holder.query("begin").unwrap();
+        holder.query("select 1").unwrap();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let sql = format!("select count(*) from generate_series(1, {})", rows(n));
+            client.send(&encode::query(sql.as_bytes())).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        holder.query("commit").unwrap();
+        let begun = std::time::Instant::now();
+        let mut times = Vec::new();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let (answer, _) = client.collect().unwrap();
+            assert_eq!(answer[0][0].as_deref(), Some(rows(n).to_string().as_str()));
+            times.push(begun.elapsed());
+        }
+        times
+    };
+    for _ in 0..20 {
+        burst(1);
+    }
+    let times = burst(5_000_000);
+    println!("{times:?}");
+    assert!(
+        times[2] > Duration::from_millis(200),
+        "it must take its time: {times:?}"
+    );
+    assert!(
+        times[1] < times[2] / 2,
+        "waited for what came behind them: {times:?}"
+    );
+}

@@ -6,6 +6,7 @@
 
 mod clean;
 mod compose;
+mod gather;
 mod replies;
 mod task;
 mod write;
@@ -33,6 +34,7 @@ use super::topology::Server;
 use super::turn;
 use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
+pub(super) use gather::LATE;
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
 
@@ -230,6 +232,8 @@ pub(super) struct Worker {
     fit: RefCell<Option<(Rc<Settings>, Fit)>>,
     /// What is to be written goes by the post, if it can.
     post: Option<Rc<Post>>,
+    /// Bytes that must have come before it is woken to read.
+    low_water: Cell<u32>,
     /// `None`: its task has ended.
     stream: RefCell<Option<Stream>>,
     inner: RefCell<Inner>,
@@ -287,6 +291,7 @@ impl Worker {
                 .upgrade()
                 .map(|thread| thread.post.clone())
                 .filter(|post| post.is_open() && established.stream.plain().is_some()),
+            low_water: Cell::new(1),
             stream: RefCell::new(Some(established.stream)),
             inner: RefCell::new(Inner {
                 out: BytesMut::new(),

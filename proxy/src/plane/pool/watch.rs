@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::super::worker::State;
+use super::super::worker::{LATE, State};
 use super::Pool;
 
 impl Pool {
@@ -42,6 +42,10 @@ impl Pool {
             queued = true;
             // On a machine where everybody is late, running it again would only add to the load.
             let age = worker.head_age(now);
+            // What is said to run may have been answered long ago.
+            if age >= LATE && worker.gather_no_longer() {
+                continue;
+            }
             if free > 0 && age >= limit {
                 free -= 1;
                 worker.detach_followers();

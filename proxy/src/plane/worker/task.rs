@@ -208,6 +208,7 @@ fn poll_read(worker: &Rc<Worker>, io: &mut Io, cx: &mut Context<'_>) -> Result<b
         io.read_size = (io.read_size / 2).max(READ_MIN);
     }
     hand_out(worker, io)?;
+    worker.gather_less(&worker.inner.borrow());
     Ok(true)
 }
 

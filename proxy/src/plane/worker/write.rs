@@ -11,7 +11,7 @@ use super::super::post::Letter;
 use super::{Inner, READ_MAX, State, Worker};
 
 /// Known reads a server has not answered yet, with which it is busy until we look again.
-const ENOUGH: usize = 8;
+const ENOUGH: usize = 12;
 
 impl Worker {
     /// What was appended leaves at the end of this turn, with what others have to send.
@@ -43,9 +43,11 @@ impl Worker {
     pub(in crate::plane) fn carried(&self, n: Option<usize>) {
         let mut inner = self.inner.borrow_mut();
         inner.posted = false;
-        let Some(n) = n else { return };
-        inner.advance(n);
-        inner.leave_rest();
+        if let Some(n) = n {
+            inner.advance(n);
+            inner.leave_rest();
+        }
+        self.gather_more(&inner);
     }
 
     /// Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.

@@ -1,0 +1,73 @@
+//! Gathering answers: a server that has many known reads to answer wakes us for several of them, not for each.
+//!
+//! It does so by how much must have come before its socket counts as readable. What it still owes is always more than that, as short
+//! as its answers may be; where one of them takes its time, the pool's watch has fetched what came before it.
+
+use std::time::Duration;
+
+use pgnet::low_water;
+use pgnet::stream::Stream;
+
+use super::super::turn;
+use super::{Inner, State, Worker};
+
+/// Bytes a server sends at least for a known read: CommandComplete (`SELECT 0`) and ReadyForQuery.
+const ANSWER_MIN: u32 = 20;
+/// Reads a server has to have before it is worth it.
+const MANY: usize = 8;
+/// Most reads that count: larger turns bring no more, they only come later.
+const MOST: usize = 64;
+/// Reads that are expected to take longer are fetched as they come.
+const SHORT: Duration = Duration::from_micros(50);
+/// So is what stands behind a read that takes this long.
+pub(in crate::plane) const LATE: Duration = Duration::from_millis(1);
+
+impl Worker {
+    /// What the server has was added to.
+    pub(super) fn gather_more(&self, inner: &Inner) {
+        self.set_low_water(self.worth_gathering(inner));
+    }
+
+    /// The server has answered some of it.
+    pub(super) fn gather_less(&self, inner: &Inner) {
+        // What is on its way to the server sets it anyhow.
+        if self.low_water.get() > 1 && !inner.posted {
+            let wanted = self.worth_gathering(inner);
+            self.set_low_water(wanted.min(self.low_water.get()));
+        }
+    }
+
+    /// Whatever has come is fetched. False: nothing was waited for.
+    pub(in crate::plane) fn gather_no_longer(&self) -> bool {
+        let gathered = self.low_water.get() > 1;
+        self.set_low_water(1);
+        gathered
+    }
+
+    /// How many bytes to wait for: by what the server has now it owes more.
+    fn worth_gathering(&self, inner: &Inner) -> u32 {
+        let sent = inner.pending.len().saturating_sub(inner.unsent);
+        if sent < MANY || self.state.get() != State::Shared {
+            return 1;
+        }
+        let each = self.expected_wait() / u32::try_from(inner.pending.len()).unwrap_or(u32::MAX);
+        if each > SHORT || turn::began().saturating_duration_since(inner.head_since) > LATE {
+            return 1;
+        }
+        // In steps, so that it need not be set each time.
+        let counted = 1_u32 << sent.min(MOST).ilog2();
+        counted * ANSWER_MIN
+    }
+
+    fn set_low_water(&self, bytes: u32) {
+        if self.low_water.get() == bytes {
+            return;
+        }
+        let stream = self.stream.borrow();
+        if let Some(Stream::Tcp(socket)) = stream.as_ref()
+            && low_water::set(std::os::fd::AsFd::as_fd(socket), bytes).is_ok()
+        {
+            self.low_water.set(bytes);
+        }
+    }
+}

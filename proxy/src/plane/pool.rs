@@ -190,7 +190,6 @@ impl Pool {
         let packed = PACKED_WAIT.min(pipeline.max_expected_wait);
         let overrun = overrun(&pipeline);
         let workers = self.workers.borrow();
-        let mut now = None;
         let mut to_be_set: Option<&Rc<Worker>> = None;
         let mut busy: Option<(&Rc<Worker>, Duration)> = None;
         for worker in workers.iter() {
@@ -218,8 +217,7 @@ impl Pool {
                         continue;
                     }
                     // Nobody is put behind a request that takes longer than it should.
-                    let now = *now.get_or_insert_with(Instant::now);
-                    if worker.head_age(now) > overrun {
+                    if worker.head_age(turn::began()) > overrun {
                         continue;
                     }
                     if near {
@@ -313,7 +311,7 @@ impl Pool {
             worker.clean(false);
         } else {
             worker.state.set(State::Idle);
-            worker.idle_since.set(Instant::now());
+            worker.idle_since.set(turn::began());
             self.offer(worker);
         }
     }
@@ -330,7 +328,7 @@ impl Pool {
     /// A worker became idle, or has room for more reads.
     pub(super) fn offer(self: &Rc<Self>, worker: &Rc<Worker>) {
         if worker.state.get() == State::Idle && worker.fences.get() == 0 {
-            let retired = worker.retire_at.is_some_and(|at| Instant::now() >= at);
+            let retired = worker.retire_at.is_some_and(|at| turn::began() >= at);
             if retired || self.closed.get() || worker.condemned.get() {
                 worker.close(if retired {
                     "lifetime over"

@@ -20,6 +20,7 @@ use super::super::card::Doing;
 use super::super::error::ServeError;
 use super::super::pool::Pool;
 use super::super::script::{Op, Step};
+use super::super::turn;
 use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
 use super::policy::Transaction;
@@ -119,7 +120,7 @@ impl Drop for Lease {
 
 impl Lease {
     fn new(pool: Rc<Pool>, worker: Rc<Worker>) -> Self {
-        let now = Instant::now();
+        let now = turn::began();
         Self {
             pool,
             worker,
@@ -179,7 +180,7 @@ impl Lease {
 
     fn request_starts(&mut self) {
         if self.outstanding == 0 {
-            self.request_began = Instant::now();
+            self.request_began = turn::began();
             if self.status == b'I' {
                 self.began = self.request_began;
             }
@@ -349,7 +350,7 @@ impl Session {
             worker.set_holder(Some(self.card.slot.clone()));
             self.card.set_worker(Some(&worker));
             self.card.set_doing(Doing::Leased);
-            self.card.since.set(Instant::now());
+            self.card.since.set(turn::began());
             worker.set_strict(self.mode() == crds::PoolMode::Statement);
             let mut lease = Box::new(Lease::new(pool, worker));
             self.dress(&mut lease).await?;

@@ -24,7 +24,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use crds::Effective;
@@ -41,6 +40,7 @@ use super::pool::Pool;
 use super::settings::Settings;
 use super::startups::Startup;
 use super::thread::{Hold, Thread};
+use super::turn;
 use crate::classify::{Class, Context, Lexing};
 use dispatch::Next;
 use lazy_names::LazyNames;
@@ -399,7 +399,7 @@ impl Session {
 
     /// The pool of the master, or the error of not having one for too long. Waits while the master moves.
     async fn master_pool(&mut self, opens_lease: bool) -> Result<Rc<Pool>, Unserved> {
-        let begun = Instant::now();
+        let begun = turn::began();
         loop {
             if let Some(pool) = self.open_master(opens_lease) {
                 return Ok(pool);

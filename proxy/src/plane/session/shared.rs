@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
@@ -189,7 +189,7 @@ impl Session {
         worker.state.set(State::Shared);
         self.card.set_worker(Some(worker));
         self.card.set_doing(Doing::Shared);
-        self.card.since.set(Instant::now());
+        self.card.since.set(turn::began());
         let slot = self.card.slot.clone();
         // Nothing is outstanding: whatever stands here belongs to a worker that is gone.
         slot.clear();

@@ -10,6 +10,7 @@ use pgnet::sqlstate::SqlState;
 use super::super::super::cancel;
 use super::super::super::card::Doing;
 use super::super::super::slot::End;
+use super::super::super::turn;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
 use super::{After, Lease, Loss, UNWRITTEN_MAX, server_gone};
@@ -186,7 +187,7 @@ impl Session {
                 shapes,
             } => {
                 lease.outstanding = lease.outstanding.saturating_sub(1);
-                lease.request_began = Instant::now();
+                lease.request_began = turn::began();
                 lease.unread |= lease.status == b'I' && status != b'I' && !lease.changed.is_empty();
                 lease.status = status;
                 lease.had_transaction |= status != b'I';

@@ -37,22 +37,30 @@ WITH expressions (owner, place, tree) AS MATERIALIZED (
     JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) p.proowner AND o.rolsuper
    WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
      AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
+), pieces (owner, place, word, piece) AS MATERIALIZED (
+  -- What stands behind each such word, cut off where the next begins: many times faster than to look for them by pattern.
+  SELECT e.owner, e.place, w.word, pg_catalog.left(m.piece, 200)
+    FROM expressions e,
+         (VALUES ('funcid'), ('opno'), ('aggfnoid'), ('winfnoid'), ('tsmhandler'), ('relid')) w (word),
+         LATERAL pg_catalog.unnest(pg_catalog.string_to_array(e.tree,
+           pg_catalog.concat(':', w.word, ' '))) WITH ORDINALITY m (piece, number)
+   WHERE m.number OPERATOR(pg_catalog.>) 1::pg_catalog.int8 AND m.piece OPERATOR(pg_catalog.~) '^[0-9]'
+), named (owner, place, word, oid, piece) AS (
+  SELECT owner, place, word, pg_catalog.substring(piece, '^[0-9]+'), piece FROM pieces
 ), calls (owner, place, via, function) AS (
-  SELECT e.owner, e.place,
-         CASE WHEN m.found[2] OPERATOR(pg_catalog.=) ANY (ARRAY['1', '2']::pg_catalog.text[]) THEN 'o' ELSE 'f' END,
-         m.found[1]::pg_catalog.oid
-    FROM expressions e,
-         LATERAL pg_catalog.regexp_matches(e.tree,
-           ':funcid ([0-9]+)(?: :funcresulttype [0-9]+ :funcretset [a-z]+ :funcvariadic [a-z]+ :funcformat ([0-9]))?', 'g') m (found)
+  SELECT d.owner, d.place,
+         CASE WHEN d.piece OPERATOR(pg_catalog.~)
+                   '^[0-9]+ :funcresulttype [0-9]+ :funcretset [a-z]+ :funcvariadic [a-z]+ :funcformat [12]' THEN 'o' ELSE 'f' END,
+         d.oid::pg_catalog.oid
+    FROM named d WHERE d.word OPERATOR(pg_catalog.=) 'funcid'
   UNION
-  SELECT e.owner, e.place, 'o', o.oprcode::pg_catalog.oid
-    FROM expressions e,
-         LATERAL pg_catalog.regexp_matches(e.tree, ':opno ([0-9]+)', 'g') m (found)
-         JOIN pg_catalog.pg_operator o ON o.oid OPERATOR(pg_catalog.=) m.found[1]::pg_catalog.oid
+  SELECT d.owner, d.place, 'o', o.oprcode::pg_catalog.oid
+    FROM named d
+    JOIN pg_catalog.pg_operator o ON o.oid OPERATOR(pg_catalog.=) d.oid::pg_catalog.oid
+   WHERE d.word OPERATOR(pg_catalog.=) 'opno'
   UNION
-  SELECT e.owner, e.place, 'f', m.found[1]::pg_catalog.oid
-    FROM expressions e,
-         LATERAL pg_catalog.regexp_matches(e.tree, ':(?:aggfnoid|winfnoid|tsmhandler) ([0-9]+)', 'g') m (found)
+  SELECT d.owner, d.place, 'f', d.oid::pg_catalog.oid
+    FROM named d WHERE d.word OPERATOR(pg_catalog.=) ANY (ARRAY['aggfnoid', 'winfnoid', 'tsmhandler']::pg_catalog.text[])
 )
 SELECT 'r' AS kind, n.nspname::pg_catalog.text AS a, c.relname::pg_catalog.text AS b,
        pg_catalog.concat(c.oid, ' ', c.relkind, c.relpersistence,
@@ -74,9 +82,9 @@ UNION ALL
 SELECT 'e', k.confrelid::pg_catalog.text, k.conrelid::pg_catalog.text, 'k'
   FROM pg_catalog.pg_constraint k WHERE k.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog."char"
 UNION ALL
-SELECT DISTINCT 'e', e.owner::pg_catalog.text, m.found[1], 'v'
-  FROM expressions e, LATERAL pg_catalog.regexp_matches(e.tree, ':relid ([0-9]+)', 'g') m (found)
- WHERE e.place OPERATOR(pg_catalog.=) 'v'::pg_catalog.text
+SELECT DISTINCT 'e', d.owner::pg_catalog.text, d.oid, 'v'
+  FROM named d
+ WHERE d.word OPERATOR(pg_catalog.=) 'relid' AND d.place OPERATOR(pg_catalog.=) 'v'
 UNION ALL
 SELECT DISTINCT 'x', s.owner::pg_catalog.text, p.proname::pg_catalog.text,
        pg_catalog.concat(s.place, s.via,

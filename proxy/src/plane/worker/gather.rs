@@ -3,6 +3,7 @@
 //! It does so by how much must have come before its socket counts as readable. What it still owes is always more than that, as short
 //! as its answers may be; where one of them takes its time, the pool's watch has fetched what came before it.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use pgnet::low_water;
@@ -65,7 +66,7 @@ impl Worker {
         }
         let stream = self.stream.borrow();
         if let Some(Stream::Tcp(socket)) = stream.as_ref()
-            && low_water::set(std::os::fd::AsFd::as_fd(socket), bytes).is_ok()
+            && low_water::set(socket.as_fd(), bytes).is_ok()
         {
             self.low_water.set(bytes);
         }

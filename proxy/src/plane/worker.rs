@@ -34,7 +34,6 @@ use super::topology::Server;
 use super::turn;
 use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
-pub(super) use gather::LATE;
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
 

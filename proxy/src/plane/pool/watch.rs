@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::super::worker::{LATE, State};
+use super::super::worker::State;
 use super::Pool;
 
 impl Pool {
@@ -43,7 +43,7 @@ impl Pool {
             // On a machine where everybody is late, running it again would only add to the load.
             let age = worker.head_age(now);
             // What is said to run may have been answered long ago.
-            if age >= LATE && worker.gather_no_longer() {
+            if worker.fetch_if_late(age) {
                 continue;
             }
             if free > 0 && age >= limit {

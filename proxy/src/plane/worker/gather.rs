@@ -1,7 +1,8 @@
 //! Gathering answers: a server that has many known reads to answer wakes us for several of them, not for each.
 //!
-//! It does so by how much must have come before its socket counts as readable. What it still owes is always more than that, as short
-//! as its answers may be; where one of them takes its time, the pool's watch has fetched what came before it.
+//! It does so by how much must have come before its socket counts as readable. What it still owes is more than that, as short as
+//! its answers to reads may be. Where one of them takes its time, or requests that only parse are answered by less, the pool's watch
+//! has fetched what came.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const MOST: usize = 64;
 /// Reads that are expected to take longer are fetched as they come.
 const SHORT: Duration = Duration::from_micros(50);
 /// So is what stands behind a read that takes this long.
-pub(in crate::plane) const LATE: Duration = Duration::from_millis(1);
+const LATE: Duration = Duration::from_millis(1);
 
 impl Worker {
     /// What the server has was added to.
@@ -38,16 +39,18 @@ impl Worker {
         }
     }
 
-    /// Whatever has come is fetched. False: nothing was waited for.
-    pub(in crate::plane) fn gather_no_longer(&self) -> bool {
-        let gathered = self.low_water.get() > 1;
-        self.set_low_water(1);
-        gathered
+    /// The running request is said to be this old: if that is much, whatever has come is fetched. True if something may have.
+    pub(in crate::plane) fn fetch_if_late(&self, age: Duration) -> bool {
+        let late = age >= LATE && self.low_water.get() > 1;
+        if late {
+            self.set_low_water(1);
+        }
+        late
     }
 
     /// How many bytes to wait for: by what the server has now it owes more.
     fn worth_gathering(&self, inner: &Inner) -> u32 {
-        let sent = inner.pending.len().saturating_sub(inner.unsent);
+        let sent = inner.sent();
         if sent < MANY || self.state.get() != State::Shared {
             return 1;
         }

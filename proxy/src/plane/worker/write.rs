@@ -52,8 +52,7 @@ impl Worker {
 
     /// Known reads wait for each other while the server has enough to do: fewer and larger writes, for it and for us.
     pub(super) fn has_enough(&self, inner: &Inner) -> bool {
-        let sent = inner.pending.len().saturating_sub(inner.unsent);
-        self.state.get() == State::Shared && sent >= ENOUGH && !inner.half_sent
+        self.state.get() == State::Shared && inner.sent() >= ENOUGH && !inner.half_sent
     }
 
     /// Writes what was appended, without the detour by the worker's task, for whose requests no others are expected to go
@@ -87,6 +86,11 @@ impl Worker {
 }
 
 impl Inner {
+    /// Requests the server has not answered yet, of those it has: at least so many.
+    pub(super) fn sent(&self) -> usize {
+        self.pending.len().saturating_sub(self.unsent)
+    }
+
     /// So much was written.
     pub(super) fn advance(&mut self, n: usize) {
         bytes::Buf::advance(&mut self.out, n);

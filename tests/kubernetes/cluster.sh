@@ -526,17 +526,23 @@ set_frozen() { # cgroup, freeze | thaw
   fi
 }
 
+# Elsewhere scheduler and controller manager hold a lead, end when they lose the API, and are started again by their kubelet. Here they
+# end with it: one that lives on has a cache that may be corrupted (scheduler), or declares nodes dead by what it saw before (controller
+# manager). Kubelets notice that late, and what runs there is evicted.
+with_the_api=(kube-scheduler kube-controller-manager)
+
 api_action() { # stop | start
+  local name
   case $1 in
-    stop) (enter control kill -KILL "$(cat "$folder/run/kube-apiserver.pid")") ;;
+    stop)
+      for name in "${with_the_api[@]}" kube-apiserver; do
+        (enter control kill -KILL "$(cat "$folder/run/$name.pid")")
+      done
+      ;;
     start)
       (enter control bash "$self" _again "$folder" "$nodes" kube-apiserver)
       (enter control bash "$self" _await_api "$folder" "$nodes")
-      # Elsewhere they hold a lead, end when they lose the API, and are started again by their kubelet. Here they would go on with a
-      # cache that may be corrupted (scheduler), or that hears of changes up to a minute late.
-      local name
-      for name in kube-scheduler kube-controller-manager; do
-        (enter control bash -c 'kill -KILL "$0" 2>/dev/null' "$(cat "$folder/run/$name.pid")") || true
+      for name in "${with_the_api[@]}"; do
         (enter control bash "$self" _again "$folder" "$nodes" "$name")
       done
       ;;

@@ -72,6 +72,8 @@ pub struct Pipeline {
     pub max_depth: u32,
     /// Nothing is queued behind statements expected to take longer than this together.
     pub max_expected_wait: Duration,
+    /// Short known reads of one shape that leave together share one Sync, and so one transaction.
+    pub join_reads: bool,
 }
 
 impl Default for Pipeline {
@@ -79,6 +81,7 @@ impl Default for Pipeline {
         Self {
             max_depth: 256,
             max_expected_wait: Duration::from_millis(5),
+            join_reads: true,
         }
     }
 }

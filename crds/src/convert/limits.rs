@@ -65,6 +65,7 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
     let raw::Pipeline {
         max_depth,
         max_expected_wait,
+        join_reads,
     } = pipeline;
     Workers {
         min_by_clients,
@@ -80,6 +81,7 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
         pipeline: faults.within("pipeline", |faults| Pipeline {
             max_depth: faults.range("maxDepth", max_depth, 1..=1_000),
             max_expected_wait: faults.duration("maxExpectedWait", &max_expected_wait, ms(0)..=ms(10_000)),
+            join_reads,
         }),
     }
 }

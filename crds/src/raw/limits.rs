@@ -69,6 +69,9 @@ pub struct Pipeline {
     pub max_depth: i64,
     /// Nothing is queued behind statements expected to take longer than this together. 0s to 10s.
     pub max_expected_wait: DurationText,
+    /// Short reads of one shape that leave for a server together share one Sync, and so one transaction of the server: half the work for it.
+    /// Only known reads, only where the isolation level is read committed. false = a transaction each.
+    pub join_reads: bool,
 }
 
 impl Default for Pipeline {
@@ -77,6 +80,7 @@ impl Default for Pipeline {
         Self {
             max_depth: default.max_depth.into(),
             max_expected_wait: default.max_expected_wait.into(),
+            join_reads: default.join_reads,
         }
     }
 }

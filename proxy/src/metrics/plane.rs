@@ -126,6 +126,11 @@ impl Collector for Sum {
                 self.sum(|c| c.repeats.read()),
             ),
             (
+                "joined_reads",
+                "Reads that shared the transaction of one behind them",
+                self.sum(|c| c.reads_joined.read()),
+            ),
+            (
                 "server_errors",
                 "Errors of servers that were passed on",
                 self.sum(|c| c.server_errors.read()),

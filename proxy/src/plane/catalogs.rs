@@ -59,6 +59,16 @@ impl Catalogs {
         self.look_up(database, |last| last.catalog.clone()).flatten()
     }
 
+    /// Whether statements of this database run at the isolation level *read committed* unless they ask for another.
+    pub(super) fn reads_committed(&self, database: &str) -> bool {
+        let of_it = |last: &Last| {
+            last.catalog
+                .as_ref()
+                .is_some_and(|catalog| catalog.reads_committed())
+        };
+        self.look_up(database, of_it).unwrap_or(false)
+    }
+
     /// Which copy: verdicts of another are void.
     pub(super) fn generation(&self, database: &str) -> u64 {
         self.look_up(database, |last| last.generation).unwrap_or(0)

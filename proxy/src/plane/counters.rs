@@ -73,6 +73,8 @@ pub struct Counters {
     pub logins: Counter,
     /// Requests that ran in a shared queue.
     pub requests_shared: Counter,
+    /// Of these, reads that shared the Sync of one behind them.
+    pub reads_joined: Counter,
     /// Requests that ran on a worker held alone.
     pub requests_leased: Counter,
     /// Requests the proxy answered itself.

@@ -230,6 +230,16 @@ impl Pool {
         to_be_set.or(busy.map(|(worker, _)| worker)).cloned()
     }
 
+    /// Whether known reads of this shape may share a Sync (`worker/join.rs`).
+    pub(super) fn may_join(&self, shape: u64) -> bool {
+        self.pipeline().join_reads && self.estimates.may_join(shape)
+    }
+
+    /// A read that shared its Sync has failed, and those behind it have to be run again.
+    pub(super) fn failed_among_others(&self, shape: u64) {
+        self.estimates.failed_among_others(shape);
+    }
+
     /// The time a known read of this shape is expected to take.
     pub(super) fn expected(&self, shape: u64) -> Duration {
         self.estimates.time(shape).unwrap_or(UNKNOWN_SERVICE)

@@ -88,6 +88,11 @@ impl Step {
         self.last = true;
         self
     }
+
+    /// It ends a request that has its Sync from one behind it.
+    fn is_joined(&self) -> bool {
+        self.last && !matches!(self.op, Op::Sync | Op::Query | Op::Function)
+    }
 }
 
 /// What to do with a frame.
@@ -123,6 +128,8 @@ pub(super) enum Event {
     Error,
     /// `Z`; `last` ends the request.
     Ready { last: bool, status: u8 },
+    /// The request has been answered but for its `Z`: its Sync is that of one behind it.
+    Answered,
 }
 
 /// An answer nobody asked for, or in the wrong place.
@@ -144,6 +151,8 @@ pub(super) struct Script {
     skipping: bool,
     /// That Sync has to be sent: a Query, which ends its request by itself, was skipped.
     owes_sync: bool,
+    /// Requests an error has ended, or made the server skip, although the Sync it goes on to is that of one behind them.
+    ended_early: usize,
 }
 
 impl Script {
@@ -227,6 +236,31 @@ impl Script {
         }
     }
 
+    /// Takes back what was pushed last.
+    pub(super) fn pop(&mut self) {
+        self.steps.pop_back();
+    }
+
+    /// Requests without a Sync of their own that the last error has ended or had skipped, since the last call.
+    pub(super) fn take_ended_early(&mut self) -> usize {
+        std::mem::take(&mut self.ended_early)
+    }
+
+    /// Whether the running request has its Sync from one behind it.
+    pub(super) fn head_is_joined(&self) -> bool {
+        self.steps
+            .iter()
+            .find(|step| step.last)
+            .is_some_and(Step::is_joined)
+    }
+
+    /// Whether an answer of ours makes the request pushed last fail.
+    pub(super) fn last_request_fails(&self) -> bool {
+        let of_it = |step: &&Step| !step.last;
+        let mut steps = self.steps.iter().rev().skip(1).take_while(of_it);
+        steps.any(|step| matches!(step.op, Op::Fail(_)))
+    }
+
     /// Statements whose Parse was skipped since the last call: the worker does not have them.
     pub(super) fn take_skipped(&mut self) -> std::vec::Drain<'_, StatementId> {
         self.skipped.drain(..)
@@ -291,6 +325,11 @@ impl Script {
             ),
             _ => return Err(misfit),
         };
+        let event = if done && step.is_joined() {
+            Event::Answered
+        } else {
+            event
+        };
         if done {
             self.steps.pop_front();
             self.copy_in = false;
@@ -341,6 +380,7 @@ impl Script {
                 Op::Query => query = true,
                 _ => {}
             }
+            self.ended_early += usize::from(step.is_joined());
             self.steps.pop_front();
         }
         self.skipping = self.steps.is_empty();
@@ -370,7 +410,7 @@ mod tests {
                 Verdict::Error(_) => out.push('e'),
                 Verdict::Swallow => out.push('-'),
             }
-            if let Event::Ready { last: true, .. } = event {
+            if matches!(event, Event::Ready { last: true, .. } | Event::Answered) {
                 out.push('!');
             }
         }
@@ -449,6 +489,46 @@ mod tests {
         failed.push(Step::client(Op::Sync).ending());
         assert_eq!(shown(&mut failed, &[(b'Z', b'I')]).as_deref(), Ok("Z!"));
         assert!(failed.is_empty() && !failed.is_skipping());
+    }
+
+    /// Three reads with one Sync.
+    fn joined() -> Script {
+        let mut steps = Vec::new();
+        for _ in 0..3 {
+            steps.push(Step::client(Op::Bind(None)));
+            steps.push(Step::client(Op::Execute).ending());
+        }
+        steps[5].last = false;
+        steps.push(Step::client(Op::Sync).ending());
+        script(steps)
+    }
+
+    #[test]
+    fn of_reads_that_share_a_sync_each_ends_with_its_answer_and_the_last_with_the_ready() {
+        let answer = [(b'2', 0), (b'D', 0), (b'C', 0)];
+        let mut script = joined();
+        assert!(script.head_is_joined());
+        assert_eq!(shown(&mut script, &answer).as_deref(), Ok("2DC!"));
+        assert_eq!(shown(&mut script, &answer).as_deref(), Ok("2DC!"));
+        assert!(!script.head_is_joined());
+        assert_eq!(shown(&mut script, &answer).as_deref(), Ok("2DC"));
+        assert_eq!(shown(&mut script, &[(b'Z', b'I')]).as_deref(), Ok("Z!"));
+        assert!(script.is_empty() && script.take_ended_early() == 0);
+    }
+
+    #[test]
+    fn an_error_ends_the_read_it_belongs_to_and_those_behind_it_that_share_its_sync() {
+        for (answered, early) in [(0, 2), (1, 1), (2, 0)] {
+            let mut script = joined();
+            for _ in 0..answered {
+                assert!(shown(&mut script, &[(b'2', 0), (b'C', 0)]).is_ok());
+            }
+            assert_eq!(shown(&mut script, &[(b'2', 0), (b'E', 0)]).as_deref(), Ok("2E"));
+            assert_eq!(script.take_ended_early(), early);
+            assert_eq!(script.take_ended_early(), 0);
+            assert_eq!(shown(&mut script, &[(b'Z', b'I')]).as_deref(), Ok("Z!"));
+            assert!(script.is_empty());
+        }
     }
 
     #[test]

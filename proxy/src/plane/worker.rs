@@ -7,6 +7,7 @@
 mod clean;
 mod compose;
 mod gather;
+mod join;
 mod replies;
 mod task;
 mod write;
@@ -34,6 +35,7 @@ use super::topology::Server;
 use super::turn;
 use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
+pub(super) use join::Joins;
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
 
@@ -133,6 +135,10 @@ pub(super) struct Inner {
     head_turn: u64,
     /// Requests of which the server has nothing yet.
     unsent: usize,
+    /// The read whose Sync the next may take over.
+    tail: Option<join::Tail>,
+    /// The server has been told to leave the running reads.
+    given_up: bool,
     /// A part of what is to be written has been.
     half_sent: bool,
     /// The post has it on its list.
@@ -306,6 +312,8 @@ impl Worker {
                 head_since: now,
                 head_turn: turn::count(),
                 unsent: 0,
+                tail: None,
+                given_up: false,
                 half_sent: false,
                 posted: false,
                 ended: Vec::new(),

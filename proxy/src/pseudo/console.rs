@@ -306,13 +306,14 @@ fn stats(threads: &[Arc<Counters>]) -> Vec<Vec<Value>> {
             .iter()
             .fold(0_u64, |sum, thread| sum.wrapping_add(of(thread)))
     };
-    let rows: [(&str, u64); 15] = [
+    let rows: [(&str, u64); 16] = [
         ("clients", sum(|c| c.clients.read())),
         ("clients_waiting", sum(|c| c.waiting.read())),
         ("workers", sum(|c| c.workers.read())),
         ("workers_leased", sum(|c| c.workers_leased.read())),
         ("logins", sum(|c| c.logins.read())),
         ("requests_shared", sum(|c| c.requests_shared.read())),
+        ("reads_joined", sum(|c| c.reads_joined.read())),
         ("requests_leased", sum(|c| c.requests_leased.read())),
         ("requests_local", sum(|c| c.requests_local.read())),
         ("repeats", sum(|c| c.repeats.read())),
@@ -349,6 +350,10 @@ fn config(stage: &dyn Stage) -> Vec<Vec<Value>> {
         (
             "workers.pipeline.maxExpectedWait",
             time(Some(workers.pipeline.max_expected_wait)),
+        ),
+        (
+            "workers.pipeline.joinReads",
+            workers.pipeline.join_reads.to_string(),
         ),
         ("limits.maxClients", limits.max_clients.to_string()),
         (

@@ -36,6 +36,8 @@ struct Loader {
     types: HashMap<Box<str>, Vec<Type>>,
     casts_run_code: bool,
     domains_run_code: bool,
+    /// Default isolation levels: how many, and how many of them are not *read committed*.
+    levels: (u32, u32),
 }
 
 impl Catalog {
@@ -58,6 +60,7 @@ impl Catalog {
             types: loader.types,
             casts_run_code: loader.casts_run_code,
             domains_run_code: loader.domains_run_code,
+            reads_committed: matches!(loader.levels, (1.., 0)),
         })
     }
 }
@@ -114,6 +117,12 @@ impl Loader {
             }
             b"c" => {
                 self.casts_run_code = true;
+                Some(())
+            }
+            b"i" => {
+                self.levels.0 += 1;
+                // PostgreSQL treats the lower level as this one.
+                self.levels.1 += u32::from(!matches!(a, "read committed" | "read uncommitted"));
                 Some(())
             }
             _ => None,

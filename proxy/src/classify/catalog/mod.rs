@@ -37,6 +37,8 @@ pub struct Catalog {
     casts_run_code: bool,
     /// Some domain's check calls a user's code.
     domains_run_code: bool,
+    /// No other isolation level is anybody's default.
+    reads_committed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +95,11 @@ impl Catalog {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether *read committed* is the isolation level of everybody who asks for no other.
+    pub(crate) fn reads_committed(&self) -> bool {
+        self.reads_committed
     }
 
     pub(crate) fn casts_run_code(&self) -> bool {

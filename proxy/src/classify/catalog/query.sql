@@ -145,3 +145,13 @@ SELECT 'c', 'cast', '', ''
     WHERE p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
        OR (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
            AND NOT p.oid OPERATOR(pg_catalog.=) ANY (SELECT t.oid FROM trusted t)))
+UNION ALL
+-- Isolation levels by default: the server's (a connection's own startup packet may hide it), and those of roles and the database.
+SELECT 'i', CASE WHEN g.source OPERATOR(pg_catalog.=) 'client' THEN 'unknown' ELSE g.setting END, '', ''
+  FROM pg_catalog.pg_settings g WHERE g.name OPERATOR(pg_catalog.=) 'default_transaction_isolation'
+UNION ALL
+SELECT DISTINCT 'i', pg_catalog.split_part(w.word, '=', 2), '', ''
+  FROM pg_catalog.pg_db_role_setting s, LATERAL pg_catalog.unnest(s.setconfig) w (word)
+ WHERE pg_catalog.starts_with(w.word, 'default_transaction_isolation=')
+   AND (s.setdatabase OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR s.setdatabase OPERATOR(pg_catalog.=)
+        (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))

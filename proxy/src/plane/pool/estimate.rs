@@ -20,6 +20,10 @@ const LONG_SHARE_MAX: f32 = 0.001;
 const LONG_WEIGHT: f32 = 0.01;
 /// How fast the time of a shape may rise, per second.
 const RISE: f32 = 0.1;
+/// Reads that are expected to take longer have a Sync each: the first answer would wait for the last.
+const JOINED_EACH_MAX: f32 = 50.0;
+/// Runs of a shape that have a Sync each after one that failed and had others run again.
+const ALONE_AFTER_ERROR: u16 = 256;
 /// An upper bound above this many microseconds is doubted: it shrinks until reads are put behind each other, which shows.
 const DOUBTED: f32 = 100.0;
 const DOUBT: f32 = 0.98;
@@ -41,6 +45,8 @@ struct Shape {
     time: f32,
     /// Part of the runs that were long.
     long: f32,
+    /// So many runs have a Sync each.
+    alone: u16,
     seen: Instant,
 }
 
@@ -65,6 +71,19 @@ impl Estimates {
         known.is_some_and(|s| s.long < LONG_SHARE_MAX && u128::from(s.time as u64) < limit.as_micros())
     }
 
+    /// Whether runs of this shape may share a Sync: they are short and do not fail.
+    pub(super) fn may_join(&self, shape: u64) -> bool {
+        let known = self.shapes.borrow().get(&shape).copied();
+        known.is_some_and(|s| s.alone == 0 && s.long < LONG_SHARE_MAX && s.time <= JOINED_EACH_MAX)
+    }
+
+    /// A run of this shape has failed, and others had to be run again.
+    pub(super) fn failed_among_others(&self, shape: u64) {
+        if let Some(known) = self.shapes.borrow_mut().get_mut(&shape) {
+            known.alone = ALONE_AFTER_ERROR;
+        }
+    }
+
     /// A run of this shape has ended at `now`.
     pub(super) fn add(&self, shape: u64, run: Run, now: Instant) {
         let took = run.took.as_secs_f32() * 1e6;
@@ -75,8 +94,10 @@ impl Estimates {
         let known = shapes.entry(shape).or_insert(Shape {
             time: took,
             long: 0.0,
+            alone: 0,
             seen: now,
         });
+        known.alone = known.alone.saturating_sub(1);
         known.long += (f32::from(u8::from(run.long)) - known.long) * LONG_WEIGHT;
         if run.at_most {
             known.time = known.time.min(took);

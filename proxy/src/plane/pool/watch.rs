@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::super::cancel;
 use super::super::worker::State;
 use super::Pool;
 
@@ -44,6 +45,15 @@ impl Pool {
             let age = worker.head_age(now);
             // What is said to run may have been answered long ago.
             if worker.fetch_if_late(age) {
+                continue;
+            }
+            // Which of those that share a Sync takes so long is unknown, and the answers of those before it are held back.
+            if worker.head_is_joined() && age >= limit && (free > 0 || age >= self.long()) {
+                free = free.saturating_sub(1);
+                if worker.give_up_joined(age >= self.long()) {
+                    let worker = worker.clone();
+                    tokio::task::spawn_local(async move { cancel::on_server(&worker).await });
+                }
                 continue;
             }
             if free > 0 && age >= limit {

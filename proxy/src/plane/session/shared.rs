@@ -18,8 +18,9 @@ use super::super::script::{Op, Step};
 use super::super::settings::{Difference, Settings};
 use super::super::slot::End;
 use super::super::statement::{Statement, StatementKey};
+use super::super::thread::Thread;
 use super::super::turn;
-use super::super::worker::{Composer, Purpose, State, Worker};
+use super::super::worker::{Composer, Joins, State, Worker};
 use super::dispatch::{Aside, Next};
 use super::policy::Batch;
 use super::translate::{self, Ground};
@@ -204,11 +205,20 @@ impl Session {
             intern: &intern,
             keeps: true,
         };
-        worker.append(Purpose::Shared, Some(slot), class.shape, expected, |to| {
+        let joins = if difference == Difference::None && may_join(&self.thread, pool, settings, class) {
+            form(&unit, input)
+        } else {
+            Joins::Nothing
+        };
+        worker.append_read(slot, class.shape, expected, joins, |to, behind_another| {
             if let Difference::Set(set) = &difference {
                 prefix(to, pool, set, ground.prepared_max);
             }
             match unit {
+                Unit::Query { .. } if behind_another => {
+                    to.query_as_batch(&input[5..]);
+                    to.client_sync();
+                }
                 Unit::Query { .. } => {
                     to.out().extend_from_slice(input);
                     if matches!(difference, Difference::Set(_)) {
@@ -224,8 +234,7 @@ impl Session {
                     while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
                         rest = behind;
                         if frame.tag == b'S' {
-                            pgnet::frontend::sync(to.out());
-                            to.step(Step::client(Op::Sync));
+                            to.client_sync();
                         } else {
                             translate::message(to, names, &ground, frame.tag, frame.body);
                         }
@@ -438,6 +447,42 @@ pub(super) fn interner<'a>(
         *last = Some(statement.clone());
         statement
     }
+}
+
+/// Whether a read of this class may share a Sync with others (`worker/join.rs`).
+fn may_join(thread: &Thread, pool: &Pool, settings: &Settings, class: &Class) -> bool {
+    class.kind == Kind::KnownRead
+        && class.statements == 1
+        && pool.may_join(class.shape)
+        && thread.catalogs.reads_committed(&pool.database)
+        && settings
+            .get("default_transaction_isolation")
+            .is_none_or(|level| level == "read committed")
+}
+
+/// As what it would join others. Nothing that outlives its own messages may be in it: it has one unnamed portal, which the next takes over.
+fn form(unit: &Unit, request: &[u8]) -> Joins {
+    if matches!(unit, Unit::Query { .. }) {
+        return Joins::Query;
+    }
+    let (mut rest, mut executes) = (request, 0);
+    while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+        rest = behind;
+        let fits = match frame.tag {
+            b'P' | b'D' => executes == 0,
+            b'B' => executes == 0 && frame.body.first() == Some(&0),
+            b'E' => {
+                executes += 1;
+                executes == 1
+            }
+            b'S' => executes == 1,
+            _ => false,
+        };
+        if !fits {
+            return Joins::Nothing;
+        }
+    }
+    Joins::Batch
 }
 
 /// Settings for exactly the statement behind it: without a Sync of its own, so that it and the statement stand or fall

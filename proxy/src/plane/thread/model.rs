@@ -32,7 +32,7 @@ use super::super::settings::Settings;
 use super::super::shared::Shared;
 use super::super::slot::{End, Slot};
 use super::super::topology::Server;
-use super::super::worker::{Purpose, State, Worker};
+use super::super::worker::{Joins, Purpose, State, Worker};
 use super::Thread;
 
 struct Nobody;
@@ -214,6 +214,7 @@ impl House {
                     backend::parse_complete(&mut out);
                 }
                 b'B' => backend::bind_complete(&mut out),
+                b'D' => backend::no_data(&mut out),
                 b'E' if body.starts_with(b"pgp_none") => {
                     fail(&mut out, truth, SqlState::INVALID_CURSOR_NAME);
                     skipping = true;
@@ -278,6 +279,11 @@ fn fail(out: &mut BytesMut, truth: &Truth, code: SqlState) {
     }
     ErrorFields::new(Severity::Error, code, "no").encode_error(out);
 }
+
+/// A read that fails.
+const FAILING: &str = "fail";
+/// What every answer ends with.
+const READY: &[u8] = b"Z\0\0\0\x05I";
 
 /// What a client has.
 enum Has {
@@ -379,12 +385,24 @@ impl Model {
                 self.check(&worker, "picked for a read");
             }
             assert!(matches!(worker.state.get(), State::Idle | State::Shared));
-            let marker = format!("read:{at}:{}", self.serial);
+            let marker = match self.dice.below(12) {
+                0 => FAILING.to_owned(),
+                _ => format!("read:{at}:{}", self.serial),
+            };
+            let joins =
+                [Joins::Nothing, Joins::Query, Joins::Batch, Joins::Batch][self.dice.below(4) as usize];
             worker.state.set(State::Shared);
-            worker.enqueue(Purpose::Shared, Some(slot.clone()), 1, Duration::ZERO, |to| {
-                frontend::query(to.out(), marker.as_bytes());
-                to.step(Step::client(Op::Query));
+            let text = [marker.as_bytes(), b"\0"].concat();
+            worker.append_read(slot.clone(), 1, Duration::ZERO, joins, |to, behind_another| {
+                if behind_another || joins == Joins::Batch {
+                    to.query_as_batch(&text);
+                    to.client_sync();
+                } else {
+                    frontend::query(to.out(), marker.as_bytes());
+                    to.step(Step::client(Op::Query));
+                }
             });
+            worker.write_soon();
             self.count("shared");
             return Has::Shared {
                 worker,
@@ -422,11 +440,20 @@ impl Model {
         match slot.take_end() {
             Some(End::Done { error, .. }) => {
                 let seen = String::from_utf8_lossy(&got).into_owned();
-                assert!(!error, "a read failed with its neighbour");
+                let fails = marker == FAILING;
+                assert_eq!(error, fails, "a read failed with its neighbour: {marker}");
+                let rows = usize::from(!fails);
                 assert!(
-                    seen.contains(&marker) && seen.matches("read:").count() == 1,
+                    (fails || seen.contains(&marker)) && seen.matches("read:").count() == rows,
                     "{marker}: {seen:?}"
                 );
+                let ready: Vec<usize> = got
+                    .windows(6)
+                    .enumerate()
+                    .filter(|(_, w)| *w == READY)
+                    .map(|(at, _)| at)
+                    .collect();
+                assert_eq!(ready, [got.len() - READY.len()], "{marker}: {seen:?}");
                 self.count("answered");
                 return Has::Nothing;
             }
@@ -446,6 +473,19 @@ impl Model {
                 slot.clear();
                 self.count("vanished");
                 Has::Nothing
+            }
+            2 if worker.head_is_joined() => {
+                // As the pool's watch does it.
+                self.count("given up");
+                if worker.give_up_joined(self.dice.below(2) == 0) {
+                    self.cancel(&worker);
+                }
+                Has::Shared {
+                    worker,
+                    slot,
+                    marker,
+                    got,
+                }
             }
             _ => Has::Shared {
                 worker,
@@ -623,6 +663,9 @@ async fn walk(seed: u64, steps: usize) -> HashMap<&'static str, usize> {
             pool.sweep(std::time::Instant::now());
         }
     }
+    model
+        .counts
+        .insert("joined", pool.counters().reads_joined.read() as usize);
     // Everybody leaves: every worker comes back, clean.
     for client in std::mem::take(&mut model.clients) {
         match client {
@@ -691,6 +734,8 @@ fn a_worker_is_offered_only_when_nothing_is_owed_on_it_in_any_interleaving() {
             "dirty",
             "sleep",
             "fail",
+            "given up",
+            "joined",
         ] {
             assert!(sums.get(what).is_some_and(|n| *n > 20), "{what}: {sums:?}");
         }

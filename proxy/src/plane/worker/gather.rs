@@ -13,8 +13,8 @@ use pgnet::stream::Stream;
 use super::super::turn;
 use super::{Inner, State, Worker};
 
-/// Bytes a server sends at least for a known read: CommandComplete (`SELECT 0`) and ReadyForQuery.
-const ANSWER_MIN: u32 = 20;
+/// Bytes a server sends at least for a known read: BindComplete and CommandComplete (`SELECT 0`), or that and ReadyForQuery.
+const ANSWER_MIN: u32 = 19;
 /// Reads a server has to have before it is worth it.
 const MANY: usize = 8;
 /// Most reads that count: larger turns bring no more, they only come later.
@@ -58,8 +58,14 @@ impl Worker {
         if each > SHORT || turn::began().saturating_duration_since(inner.head_since) > LATE {
             return 1;
         }
+        // Those that share a Sync come together anyhow; the server is to have more to do meanwhile.
+        let wanted = if inner.script.head_is_joined() {
+            sent / 4
+        } else {
+            sent
+        };
         // In steps, so that it need not be set each time.
-        let counted = 1_u32 << sent.min(MOST).ilog2();
+        let counted = 1_u32 << wanted.clamp(1, MOST).ilog2();
         counted * ANSWER_MIN
     }
 

@@ -13,6 +13,7 @@ use super::super::pool::Run;
 use super::super::script::{Event, Misfit, Op, Step, To, Verdict};
 use super::super::slot::End;
 use super::super::turn;
+use super::join::READY_IDLE;
 use super::task::{Gone, Io};
 use super::{FRAME_MAX, Inner, Known, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
 use crate::spread;
@@ -53,7 +54,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
             run += total;
             continue;
         }
-        if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'Z' | b'K' | b'v') {
+        if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'C' | b'Z' | b'K' | b'v') {
             if total > SMALL_FRAME_MAX {
                 return Err(Gone::Misfit(Misfit {
                     tag: char::from(header.tag),
@@ -107,6 +108,15 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 }
                 inner.unconfirmed = false;
                 settle_skipped(inner);
+                let early = inner.script.take_ended_early();
+                if early > 0 {
+                    join_no_more(worker, inner);
+                    run += total;
+                    deliver(worker, inner, io, &mut run);
+                    offer |= end_joined(worker, inner)?;
+                    inner.repeat_skipped(early - 1, worker);
+                    continue;
+                }
                 verdict
             }
             tag => {
@@ -164,6 +174,18 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                         inner.open_batch |= reopened;
                     }
                     Event::CopyBoth => return Err(Gone::Misfit(Misfit { tag: 'W' })),
+                    Event::Answered => {
+                        match verdict {
+                            Verdict::Forward => run += total,
+                            _ => drop_bytes(worker, inner, io, &mut run, total),
+                        }
+                        deliver(worker, inner, io, &mut run);
+                        if let Verdict::Error(fields) = verdict {
+                            pass(inner, error_frame(&fields));
+                        }
+                        offer |= end_joined(worker, inner)?;
+                        continue;
+                    }
                     Event::Ready { last, status } => {
                         inner.status = status;
                         if inner.unconfirmed {
@@ -245,6 +267,7 @@ fn account(worker: &Worker, inner: &mut Inner) {
     let took = seen.saturating_duration_since(inner.head_since);
     let at_most = inner.pending.is_empty() && turn::count() < inner.head_turn + 2;
     inner.head_since = seen.max(inner.head_since);
+    inner.given_up = false;
     inner.head_turn = turn::count();
     worker.idle_since.set(seen);
     let Some(pool) = worker.pool.upgrade() else {
@@ -438,6 +461,22 @@ fn on_notice(inner: &mut Inner, body: &[u8]) -> Result<Verdict, Gone> {
         None if inner.pending.is_empty() && inner.holder.is_some() => Verdict::Forward,
         _ => Verdict::Swallow,
     })
+}
+
+/// Reads of this shape fail: as long as they do, none is to have others run again.
+fn join_no_more(worker: &Worker, inner: &Inner) {
+    if let (Some(pool), Some(head)) = (worker.pool.upgrade(), inner.pending.front()) {
+        pool.failed_among_others(head.shape);
+    }
+}
+
+/// The running read, which has its Sync from one behind it, is over. See [`end_request`].
+fn end_joined(worker: &Rc<Worker>, inner: &mut Inner) -> Result<bool, Gone> {
+    pass(inner, READY_IDLE);
+    if let Some(pool) = worker.pool.upgrade() {
+        pool.counters().reads_joined.add(1);
+    }
+    end_request(worker, inner, b'I')
 }
 
 /// The running request is over. True if the worker is to be offered.

@@ -11,7 +11,7 @@ use super::super::post::Letter;
 use super::{Inner, READ_MAX, State, Worker};
 
 /// Known reads a server has not answered yet, with which it is busy until we look again.
-const ENOUGH: usize = 12;
+const ENOUGH: usize = 24;
 
 impl Worker {
     /// What was appended leaves at the end of this turn, with what others have to send.
@@ -94,6 +94,7 @@ impl Inner {
     /// So much was written.
     pub(super) fn advance(&mut self, n: usize) {
         bytes::Buf::advance(&mut self.out, n);
+        self.tail = None;
         self.half_sent = !self.out.is_empty();
     }
 

@@ -20,8 +20,8 @@ const LONG_SHARE_MAX: f32 = 0.001;
 const LONG_WEIGHT: f32 = 0.01;
 /// How fast the time of a shape may rise, per second.
 const RISE: f32 = 0.1;
-/// Reads that are expected to take longer have a Sync each: the first answer would wait for the last.
-const JOINED_EACH_MAX: f32 = 50.0;
+/// Reads that are expected to take longer, in microseconds, have a Sync each: the first answer would wait for the last.
+const JOINED_EACH_MAX: f32 = DOUBTED;
 /// Runs of a shape that have a Sync each after one that failed and had others run again.
 const ALONE_AFTER_ERROR: u16 = 256;
 /// An upper bound above this many microseconds is doubted: it shrinks until reads are put behind each other, which shows.

@@ -27,7 +27,7 @@ use super::{Inner, Purpose, Worker};
 /// Most reads with one Sync: larger groups leave the server without work while their answers are handed out.
 const JOINED_MAX: u32 = 8;
 /// What they may be expected to take together: so long the first answer waits for the last.
-const TIME_MAX: Duration = Duration::from_micros(300);
+const TIME_MAX: Duration = Duration::from_micros(400);
 /// A Sync.
 const SYNC: &[u8] = b"S\0\0\0\x04";
 /// ReadyForQuery outside a transaction.
@@ -104,14 +104,17 @@ impl Worker {
     /// Nobody waits any longer for the reads that share a Sync with the running one, nor for those behind them. True if the server is
     /// to be told to leave it at that.
     pub(in crate::plane) fn give_up_joined(&self, cancel: bool) -> bool {
-        self.detach_followers();
         let mut inner = self.inner.borrow_mut();
+        let given_up = std::mem::replace(&mut inner.given_up, cancel);
+        // First: it has waited longest.
         if let Some(head) = inner.pending.front_mut().filter(|head| !head.forwarded)
             && let Some(slot) = head.slot.take()
         {
             slot.end(End::Repeat);
         }
-        cancel && !std::mem::replace(&mut inner.given_up, true)
+        drop(inner);
+        self.detach_followers();
+        cancel && !given_up
     }
 }
 

@@ -158,6 +158,30 @@ fn nobody_waits_for_a_read_that_takes_its_time_and_shares_its_sync() {
     }
 }
 
+/// The server waits for it, not for one of those behind: nothing is cancelled.
+#[test]
+fn who_reads_slowly_gets_all_of_a_large_answer_that_shares_its_sync() {
+    let mut together = Together::start("joined-large", 8, &[]);
+    let text = |rows: u32| query(&format!("select x from generate_series(1, {rows}) x"));
+    for _ in 0..20 {
+        together.send(&vec![text(1); 8]);
+    }
+    together.warm(&vec![text(1); 8]);
+    together.holder.query("begin").unwrap();
+    together.holder.query("select 1").unwrap();
+    let rows = |n: usize| if n == 2 { 1_000_000 } else { 1 };
+    for (n, client) in together.clients.iter_mut().enumerate() {
+        client.send(&text(rows(n))).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(30));
+    together.holder.query("commit").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    for (n, client) in together.clients.iter_mut().enumerate() {
+        let (answer, _) = client.collect().unwrap();
+        assert_eq!(answer.len(), rows(n) as usize, "client {n}");
+    }
+}
+
 #[test]
 fn nothing_is_joined_where_another_isolation_level_is_the_default_or_it_is_switched_off() {
     let requests: Vec<_> = (0..16).map(|n| query(&format!("select {n}"))).collect();

@@ -453,7 +453,7 @@ impl Worker {
     ) -> R {
         let mut inner = self.inner.borrow_mut();
         inner.unsent += 1;
-        let expected = u32::try_from(expected.as_micros()).unwrap_or(u32::MAX / 64);
+        let expected = in_micros(expected);
         self.expected.set(self.expected.get().saturating_add(expected));
         inner.begin(slot, purpose, shape, expected);
         let result = compose(&mut Composer { inner: &mut inner });
@@ -629,6 +629,10 @@ impl Worker {
             pool.offer(self);
         }
     }
+}
+
+fn in_micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX / 64)
 }
 
 impl Inner {

@@ -30,6 +30,8 @@ use crate::classify::{Class, Kind, list};
 
 /// Length of a Sync.
 const LONE_SYNC: usize = 5;
+/// Longest request that shares a Sync, in bytes.
+const JOINED_LENGTH_MAX: usize = 8 * 1024;
 /// Times a read is run again among others before it gets a worker for itself.
 pub(super) const REPEATS_MAX: u32 = 5;
 
@@ -462,6 +464,9 @@ fn may_join(thread: &Thread, pool: &Pool, settings: &Settings, class: &Class) ->
 
 /// As what it would join others. Nothing that outlives its own messages may be in it: it has one unnamed portal, which the next takes over.
 fn form(unit: &Unit, request: &[u8]) -> Joins {
+    if request.len() > JOINED_LENGTH_MAX {
+        return Joins::Nothing;
+    }
     if matches!(unit, Unit::Query { .. }) {
         return Joins::Query;
     }

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use super::super::script::{Op, Step};
 use super::super::slot::{End, Slot};
 use super::compose::Composer;
-use super::{Inner, Purpose, Worker};
+use super::{Inner, Purpose, Worker, in_micros};
 
 /// Most reads with one Sync: larger groups leave the server without work while their answers are handed out.
 const JOINED_MAX: u32 = 8;
@@ -102,24 +102,24 @@ impl Worker {
     }
 
     /// Nobody waits any longer for the reads that share a Sync with the running one, nor for those behind them. True if the server is
-    /// to be told to leave it at that.
+    /// to be told to leave it at that. A reply that has begun is waited for: its own rows may be what takes so long.
     pub(in crate::plane) fn give_up_joined(&self, cancel: bool) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let given_up = std::mem::replace(&mut inner.given_up, cancel);
         // First: it has waited longest.
-        if let Some(head) = inner.pending.front_mut().filter(|head| !head.forwarded)
-            && let Some(slot) = head.slot.take()
-        {
-            slot.end(End::Repeat);
-        }
+        let begun = inner.pending.front_mut().is_some_and(|head| {
+            if !head.forwarded
+                && let Some(slot) = head.slot.take()
+            {
+                slot.end(End::Repeat);
+            }
+            head.forwarded
+        });
+        let cancel = cancel && !begun;
+        let given_up = std::mem::replace(&mut inner.given_up, cancel);
         drop(inner);
         self.detach_followers();
         cancel && !given_up
     }
-}
-
-fn in_micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros()).unwrap_or(u32::MAX / 64)
 }
 
 impl Inner {

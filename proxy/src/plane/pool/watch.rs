@@ -1,11 +1,15 @@
 //! Reads that take longer than expected: those behind them go elsewhere, if there is a free worker.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::cancel;
 use super::super::worker::State;
 use super::Pool;
+
+/// Reads that share a Sync and are not answered after this time are cancelled where they are: well below the second (deadlock_timeout) after
+/// which the server would look for a deadlock, and longer than a busy machine keeps a process waiting for its turn.
+const HOPELESS: Duration = Duration::from_millis(100);
 
 impl Pool {
     /// A known read stands behind another: from now on somebody looks now and then whether it waits too long.
@@ -48,9 +52,10 @@ impl Pool {
                 continue;
             }
             // Which of those that share a Sync takes so long is unknown, and the answers of those before it are held back.
-            if worker.head_is_joined() && age >= limit && (free > 0 || age >= self.long()) {
+            let hopeless = age >= limit.max(HOPELESS);
+            if worker.head_is_joined() && age >= limit && (free > 0 || hopeless) {
                 free = free.saturating_sub(1);
-                if worker.give_up_joined(age >= self.long()) {
+                if worker.give_up_joined(hopeless) {
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move { cancel::on_server(&worker).await });
                 }

@@ -32,7 +32,7 @@ use super::super::settings::Settings;
 use super::super::shared::Shared;
 use super::super::slot::{End, Slot};
 use super::super::topology::Server;
-use super::super::worker::{Joins, Purpose, State, Worker};
+use super::super::worker::{Joins, State, Worker};
 use super::Thread;
 
 struct Nobody;

@@ -477,7 +477,9 @@ impl Model {
             2 if worker.head_is_joined() => {
                 // As the pool's watch does it.
                 self.count("given up");
+                let begun = worker.position(&slot) == Some(0) && !got.is_empty();
                 if worker.give_up_joined(self.dice.below(2) == 0) {
+                    assert!(!begun, "a reply that has begun is not cancelled");
                     self.cancel(&worker);
                 }
                 Has::Shared {

@@ -35,7 +35,7 @@ use super::topology::Server;
 use super::turn;
 use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
-pub(super) use join::Joins;
+pub(super) use join::{Joins, SYNC_LENGTH};
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
 

@@ -20,7 +20,7 @@ use super::super::slot::End;
 use super::super::statement::{Statement, StatementKey};
 use super::super::thread::Thread;
 use super::super::turn;
-use super::super::worker::{Composer, Joins, State, Worker};
+use super::super::worker::{Composer, Joins, SYNC_LENGTH, State, Worker};
 use super::dispatch::{Aside, Next};
 use super::policy::Batch;
 use super::translate::{self, Ground};
@@ -28,8 +28,6 @@ use super::unit::Unit;
 use super::{Leave, Session, Unserved, asker, io, local};
 use crate::classify::{Class, Kind, list};
 
-/// Length of a Sync.
-const LONE_SYNC: usize = 5;
 /// Longest request that shares a Sync, in bytes.
 const JOINED_LENGTH_MAX: usize = 8 * 1024;
 /// Times a read is run again among others before it gets a worker for itself.
@@ -225,8 +223,7 @@ impl Session {
                     to.out().extend_from_slice(input);
                     if matches!(difference, Difference::Set(_)) {
                         to.step(Step::query_before_sync());
-                        pgnet::frontend::sync(to.out());
-                        to.step(Step::client(Op::Sync));
+                        to.client_sync();
                     } else {
                         to.step(Step::client(Op::Query));
                     }
@@ -386,7 +383,7 @@ impl Session {
         Ok(Batch {
             single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
             executes_nothing: executed.is_empty() && !obscure,
-            lone_sync: total == LONE_SYNC,
+            lone_sync: total == SYNC_LENGTH,
             obscure,
             class,
         })

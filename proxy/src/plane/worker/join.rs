@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pgnet::frontend;
 use smallvec::SmallVec;
 
 use super::super::script::{Op, Step};
@@ -28,8 +29,8 @@ use super::{Inner, Purpose, Worker, in_micros};
 const JOINED_MAX: u32 = 8;
 /// What they may be expected to take together: so long the first answer waits for the last.
 const TIME_MAX: Duration = Duration::from_micros(400);
-/// A Sync.
-const SYNC: &[u8] = b"S\0\0\0\x04";
+/// Length of a Sync.
+pub(in crate::plane) const SYNC_LENGTH: usize = 5;
 /// ReadyForQuery outside a transaction.
 pub(super) const READY_IDLE: Bytes = Bytes::from_static(b"Z\0\0\0\x05I");
 /// Texts that fit here are moved without an allocation.
@@ -139,7 +140,7 @@ impl Inner {
             self.script.pop();
             Composer { inner: self }.query_as_batch(&text);
         } else {
-            self.out.truncate(tail.end - SYNC.len());
+            self.out.truncate(tail.end - SYNC_LENGTH);
             self.script.pop();
         }
         self.script.end_request();
@@ -169,15 +170,11 @@ impl Inner {
 impl Composer<'_> {
     /// The text of a Query, its final zero included, as a batch that brings the same answers, without its Sync.
     pub(in crate::plane) fn query_as_batch(&mut self, text: &[u8]) {
-        /// No types; Bind of the unnamed portal with neither parameters nor formats; Describe and Execute of it.
-        const REST: &[u8] = b"\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0";
         let out = &mut self.inner.out;
-        let start = out.len();
-        out.extend_from_slice(b"P\0\0\0\0\0");
-        out.extend_from_slice(text);
-        out.extend_from_slice(&REST[..2]);
-        super::patch_length(out, start);
-        out.extend_from_slice(&REST[2..]);
+        frontend::parse(out, b"", text.strip_suffix(b"\0").unwrap_or(text), &[]);
+        frontend::bind(out, b"", b"", &[], &[], &[]);
+        frontend::describe_portal(out, b"");
+        frontend::execute(out, b"", 0);
         self.set_unnamed(None);
         self.step(Step::nobody(Op::Parse(None)));
         self.step(Step::nobody(Op::Bind(None)));
@@ -187,7 +184,7 @@ impl Composer<'_> {
 
     /// A Sync that ends a client's request.
     pub(in crate::plane) fn client_sync(&mut self) {
-        self.inner.out.extend_from_slice(SYNC);
+        frontend::sync(&mut self.inner.out);
         self.step(Step::client(Op::Sync));
     }
 }

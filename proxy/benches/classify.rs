@@ -58,6 +58,20 @@ fn known_shape(bencher: Bencher<'_, '_>, text: usize) {
     bencher.bench_local(|| classifier.classify(black_box(TEXTS[text].as_bytes()), &context));
 }
 
+/// A text like the one before, but for its literals.
+#[divan::bench(args = 0..TEXTS.len())]
+fn known_text(bencher: Bencher<'_, '_>, text: usize) {
+    let catalog = catalog();
+    let context = context(&catalog);
+    let mut classifier = Classifier::new(Limits::default());
+    let texts = [TEXTS[text].to_owned(), TEXTS[text].replace('3', "12")];
+    let mut turn = 0;
+    bencher.bench_local(|| {
+        turn ^= 1;
+        classifier.class_of(black_box(texts[turn].as_bytes()), &context)
+    });
+}
+
 /// A classifier that has forgotten all: with the grammar of PostgreSQL.
 #[divan::bench(args = 0..TEXTS.len())]
 fn new_shape(bencher: Bencher<'_, '_>, text: usize) {

@@ -9,10 +9,15 @@ pub fn of(bytes: &[u8]) -> u64 {
     for word in &mut words {
         sum = add(sum, word.try_into().map_or(0, u64::from_le_bytes));
     }
-    for byte in words.remainder() {
-        sum = add(sum, u64::from(*byte));
+    let rest = words.remainder();
+    match bytes.last_chunk() {
+        _ if rest.is_empty() => sum,
+        Some(last) => add(sum, u64::from_le_bytes(*last)),
+        None => add(
+            sum,
+            rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        ),
     }
-    sum
 }
 
 /// `sum` with one more number in it.

@@ -153,29 +153,40 @@ impl Classifier {
         self.recent.clear();
     }
 
-    /// What `sql`, the text of a Query or Parse message without its final zero, is. The same text again costs next to nothing.
+    /// What `sql`, the text of a Query or Parse message without its final zero, is. The same text again, or with other literals,
+    /// costs next to nothing.
     pub fn class_of(&mut self, sql: &[u8], context: &Context<'_>) -> Rc<Class> {
         let basis = Basis {
             names: self.names.key(context),
             lexing: context.lexing,
         };
-        if let Some(class) = self.recent.get(sql, basis) {
+        if self.is_readable(sql, context.lexing)
+            && let Some(class) = self.recent.get(sql, basis)
+        {
             return class;
         }
-        let class = self.classify(sql, context);
+        let (class, by_shape) = self.judge(sql, context);
         if class.statements > 1 {
             // The next time may tell more of a long list: the grammar is not asked about all of it at once.
             return Rc::new(class);
         }
-        self.recent.put(sql, basis, class)
+        self.recent.put(sql, basis, class, by_shape)
     }
 
     /// The same, found out anew.
     pub fn classify(&mut self, sql: &[u8], context: &Context<'_>) -> Class {
-        let unreadable =
-            context.lexing == Lexing::Unsafe && sql.iter().any(|byte| *byte == b'\\' || *byte > 127);
-        if unreadable || sql.len() > self.limits.text_bytes {
-            return Class::of(Kind::Unknown);
+        self.judge(sql, context).0
+    }
+
+    fn is_readable(&self, sql: &[u8], lexing: Lexing) -> bool {
+        let plain = |byte: &u8| *byte != b'\\' && *byte <= 127;
+        sql.len() <= self.limits.text_bytes && (lexing == Lexing::Standard || sql.iter().all(plain))
+    }
+
+    /// The class, and whether the canonical form and the comments in front alone have told it: whatever the literals are.
+    fn judge(&mut self, sql: &[u8], context: &Context<'_>) -> (Class, bool) {
+        if !self.is_readable(sql, context.lexing) {
+            return (Class::of(Kind::Unknown), false);
         }
         self.parses_left = PARSES_MAX;
         let mut scan = std::mem::take(&mut self.scan);
@@ -184,8 +195,12 @@ impl Classifier {
         for (start, end) in &scan.leading {
             class.hints.read(sql.get(*start..*end).unwrap_or_default());
         }
+        // Whether set_config outlasts the transaction is for its last argument to say.
+        let by_shape = scan
+            .one_query()
+            .is_some_and(|text| !touches::of(text).contains(Touches::SETTINGS));
         self.scan = scan;
-        class
+        (class, by_shape)
     }
 
     fn scanned(&mut self, sql: &[u8], scan: &Scan, context: &Context<'_>) -> Class {

@@ -5,6 +5,7 @@
 //! proven about this text and nothing else, so no literal can change a verdict that another literal's text has earned.
 
 use super::lexer::{Lexer, Token, TokenKind};
+use super::statement::Verb;
 
 /// One statement that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,16 @@ impl Scan {
         self.statements.shrink_to(1024);
         self.leading.shrink_to(64);
         (self.odd, self.broken, self.atomic, self.depth, self.tokens) = (false, false, false, 0, 0);
+    }
+
+    /// The canonical text, if it is one query and nothing about it is read differently by some servers.
+    pub(crate) fn one_query(&self) -> Option<&[u8]> {
+        let [one] = self.statements.as_slice() else {
+            return None;
+        };
+        let text = self.text(*one);
+        let plain = !self.odd && !self.broken && !self.atomic;
+        (plain && matches!(Verb::of(text), Verb::Select | Verb::With | Verb::Dml)).then_some(text)
     }
 
     /// The canonical text of `statement`, with the blank behind its last token.

@@ -3,6 +3,7 @@
 //! Owns every byte between clients and servers. Knows nothing of manifests, files, authentication or HTTP: settings
 //! and topology come in as immutable snapshots, clients through a [`Doorman`].
 
+mod alarm;
 #[doc(hidden)]
 pub mod benches;
 mod cancel;

@@ -7,7 +7,7 @@ mod connect;
 mod estimate;
 mod greet;
 mod wait;
-mod watch;
+pub(super) mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -90,8 +90,8 @@ pub(super) struct Pool {
     closed: Cell<bool>,
     /// Startup settings of somebody who had to change those of many workers.
     sought: RefCell<Option<Rc<Settings>>>,
-    /// A task looks after heads that take too long.
-    watched: Cell<bool>,
+    /// When somebody looks at the latest after heads that take too long.
+    watched: Cell<Option<Instant>>,
     /// A worker was opened or could not be.
     greeted: Notify,
     /// Clients that wait to be greeted, first come first.
@@ -130,7 +130,7 @@ impl Pool {
             estimates: Estimates::default(),
             closed: Cell::new(false),
             sought: RefCell::new(None),
-            watched: Cell::new(false),
+            watched: Cell::new(None),
             greeted: Notify::new(),
             guests: RefCell::default(),
         })

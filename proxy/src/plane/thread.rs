@@ -30,6 +30,7 @@ use super::client::Door;
 use super::counters::Counters;
 use super::hub::News;
 use super::pool::Pool;
+use super::pool::watch::Watch;
 use super::post::Post;
 use super::rows::{ClientRow, PinRow, PoolRow, ServerRow};
 use super::secrets::Secrets;
@@ -133,14 +134,20 @@ pub(super) struct Thread {
     random: Cell<u64>,
     listeners: RefCell<Listeners>,
     pub(super) post: Rc<Post>,
+    pub(super) watch: Watch,
 }
 
 impl Thread {
-    fn new(index: usize, shared: Arc<Shared>, counters: Arc<Counters>, config: Arc<PoolConfig>) -> Rc<Self> {
+    fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        counters: Arc<Counters>,
+        config: Arc<PoolConfig>,
+    ) -> std::io::Result<Rc<Self>> {
         let post = Post::start(counters.clone());
         let mut seed = [0u8; 8];
         let _ = getrandom::fill(&mut seed);
-        Rc::new(Self {
+        let thread = Rc::new(Self {
             index,
             shared,
             counters,
@@ -166,7 +173,11 @@ impl Thread {
             random: Cell::new(u64::from_le_bytes(seed) | 1),
             listeners: RefCell::default(),
             post,
-        })
+            watch: Watch::new()?,
+        });
+        let watching = thread.clone();
+        tokio::task::spawn_local(async move { watching.watch.run().await });
+        Ok(thread)
     }
 
     /// Settings now.
@@ -349,14 +360,14 @@ pub(super) fn run(
         .on_thread_unpark(super::turn::begin)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
-        let thread = Thread::new(index, shared, counters, config);
+        let thread = Thread::new(index, shared, counters, config)?;
         for (listener, door) in listeners {
             tokio::task::spawn_local(accept(thread.clone(), listener, door));
         }
         tokio::task::spawn_local(sweep(thread.clone()));
         obey(thread, commands).await;
-    });
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Finds the client of a CancelRequest on this proxy or hands the request to the proxy it names.

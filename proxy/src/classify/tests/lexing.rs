@@ -6,26 +6,27 @@ use crate::classify::scan::Scan;
 use crate::classify::statement::Verb;
 
 /// A small generator (xorshift): the same texts for the same seed everywhere.
-pub(super) struct Dice(u64);
+pub(in crate::classify) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::classify) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(in crate::classify) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 >> 11).unwrap() % bound
     }
 
-    pub(super) fn one_of<'a>(&mut self, of: &[&'a str]) -> &'a str {
+    pub(in crate::classify) fn one_of<'a>(&mut self, of: &[&'a str]) -> &'a str {
         of[self.below(of.len())]
     }
 }
 
-const PIECES: [&str; 83] = [
+/// What texts are put together from, to be mistaken.
+pub(in crate::classify) const PIECES: [&str; 83] = [
     "'",
     "''",
     "'a'",

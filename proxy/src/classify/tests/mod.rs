@@ -1,7 +1,7 @@
 //! Tests that cross the files of this module.
 
 mod golden;
-mod lexing;
+pub(super) mod lexing;
 mod soundness;
 
 use super::{Catalog, Class, Classifier, Context, Kind, Lexing, Limits};

@@ -67,10 +67,35 @@ fn a_remembered_verdict_is_the_verdict_a_fresh_look_gives() {
             let remembered = warm.classify(text.as_bytes(), &context);
             let fresh = Classifier::new(Limits::default()).classify(text.as_bytes(), &context);
             assert_eq!(remembered, fresh, "{text}");
+            // The first and the second time, among texts that differ from it in literals only.
+            assert_eq!(*warm.class_of(text.as_bytes(), &context), fresh, "{text}");
+            assert_eq!(*warm.class_of(text.as_bytes(), &context), fresh, "{text}");
             compared += 1;
         }
     }
     assert!(compared > 1000);
+}
+
+#[test]
+fn what_a_literal_tells_is_asked_of_each_text() {
+    let catalog = catalog();
+    let context = context(Some(&catalog));
+    let mut warm = Classifier::new(Limits::default());
+    for sql in [
+        "select set_config('work_mem', '1MB', 't')",
+        "select set_config('work_mem', '1MB', 'f')",
+        "set work_mem = 1",
+        "set work_mem = 2",
+        "fetch 1 from c",
+        "fetch 2 from c",
+        "explain (analyze 0) delete from plain",
+        "explain (analyze 1) delete from plain",
+        "execute p (1)",
+        "execute p (22)",
+    ] {
+        let fresh = fresh(sql, Some(&catalog));
+        assert_eq!(*warm.class_of(sql.as_bytes(), &context), fresh, "{sql}");
+    }
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Reads that take longer than expected: those behind them go elsewhere, if there is a free worker.
 
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use super::super::alarm::Alarm;
 use super::super::cancel;
 use super::super::worker::State;
 use super::Pool;
@@ -11,42 +14,76 @@ use super::Pool;
 /// which the server would look for a deadlock, and longer than a busy machine keeps a process waiting for its turn.
 const HOPELESS: Duration = Duration::from_millis(100);
 
-impl Pool {
-    /// A known read stands behind another: from now on somebody looks now and then whether it waits too long.
-    pub(in crate::plane) fn watch(self: &Rc<Self>) {
-        if self.watched.replace(true) {
-            return;
-        }
-        let pool = Rc::downgrade(self);
-        tokio::task::spawn_local(async move {
-            loop {
-                let Some(period) = pool.upgrade().map(|pool| pool.overrun() / 2) else {
-                    return;
-                };
-                tokio::time::sleep(period).await;
-                let Some(pool) = pool.upgrade() else { return };
-                if !pool.look() {
-                    pool.watched.set(false);
-                    return;
-                }
-            }
-        });
+/// Of a data thread: looks after those of its pools where a known read stands behind another.
+pub(in crate::plane) struct Watch {
+    alarm: Alarm,
+    /// When the alarm rings.
+    due: Cell<Option<Instant>>,
+    pools: RefCell<Vec<Weak<Pool>>>,
+}
+
+impl Watch {
+    /// One that looks after no pool.
+    ///
+    /// # Errors
+    /// See [`Alarm::new`].
+    pub(in crate::plane) fn new() -> io::Result<Self> {
+        Ok(Self {
+            alarm: Alarm::new()?,
+            due: Cell::new(None),
+            pools: RefCell::default(),
+        })
     }
 
-    /// Moves reads from behind heads that take too long. True if reads stand behind others anywhere.
-    fn look(self: &Rc<Self>) -> bool {
-        let now = Instant::now();
+    /// Looks when it is due, for ever.
+    pub(in crate::plane) async fn run(&self) {
+        loop {
+            self.alarm.rings().await;
+            self.due.set(None);
+            for pool in self.pools.take().iter().filter_map(Weak::upgrade) {
+                pool.watched.set(None);
+                if let Some(due) = pool.look(Instant::now()) {
+                    self.add(&pool, due);
+                }
+            }
+        }
+    }
+
+    fn add(&self, pool: &Rc<Pool>, due: Instant) {
+        if pool.watched.replace(Some(due)).is_none() {
+            self.pools.borrow_mut().push(Rc::downgrade(pool));
+        }
+        if self.due.get().is_none_or(|set| due < set) {
+            self.due.set(Some(due));
+            self.alarm.set(due.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+impl Pool {
+    /// A known read stands behind others, or waits for more answers than its own: somebody looks at the latest then.
+    pub(in crate::plane) fn watch(self: &Rc<Self>, due: Instant) {
+        if self.watched.get().is_none_or(|set| due < set)
+            && let Some(thread) = self.thread.upgrade()
+        {
+            thread.watch.add(self, due);
+        }
+    }
+
+    /// Moves reads from behind heads that take too long. When to look again, if reads stand behind others anywhere.
+    fn look(self: &Rc<Self>, now: Instant) -> Option<Instant> {
         let limit = self.overrun();
         let workers = self.workers.borrow();
         let mut free = workers.iter().filter(|w| w.is_free()).count();
-        let (mut queued, mut scarce) = (false, false);
+        let (mut next, mut scarce) = (None::<Instant>, false);
         for worker in workers.iter().filter(|w| w.state.get() == State::Shared) {
             if worker.depth() < 2 {
                 continue;
             }
-            queued = true;
             // On a machine where everybody is late, running it again would only add to the load.
             let age = worker.head_age(now);
+            let due = now + worker.looked_at_in(age, limit);
+            next = Some(next.map_or(due, |next| next.min(due)));
             // What is said to run may have been answered long ago.
             if worker.fetch_if_late(age) {
                 continue;
@@ -71,6 +108,6 @@ impl Pool {
         if scarce {
             self.start_another();
         }
-        queued
+        next
     }
 }

@@ -48,6 +48,19 @@ impl Worker {
         late
     }
 
+    /// When the running request, which is this old, is to be looked at again: there is a limit to how long it may keep others waiting,
+    /// and to how long answers wait for each other.
+    pub(in crate::plane) fn looked_at_in(&self, age: Duration, limit: Duration) -> Duration {
+        let left = limit.saturating_sub(age);
+        if left.is_zero() {
+            limit / 2
+        } else if self.low_water.get() > 1 {
+            left.min(limit / 2)
+        } else {
+            left
+        }
+    }
+
     /// How many bytes to wait for: by what the server has now it owes more.
     fn worth_gathering(&self, inner: &Inner) -> u32 {
         let sent = inner.sent();
@@ -78,6 +91,11 @@ impl Worker {
             && low_water::set(socket.as_fd(), bytes).is_ok()
         {
             self.low_water.set(bytes);
+            if bytes > 1
+                && let Some(pool) = self.pool.upgrade()
+            {
+                pool.watch(turn::began() + pool.overrun() / 2);
+            }
         }
     }
 }

@@ -145,6 +145,7 @@ impl Thread {
         config: Arc<PoolConfig>,
     ) -> std::io::Result<Rc<Self>> {
         let post = Post::start(counters.clone());
+        let (watch, bell) = Watch::new()?;
         let mut seed = [0u8; 8];
         let _ = getrandom::fill(&mut seed);
         let thread = Rc::new(Self {
@@ -173,10 +174,10 @@ impl Thread {
             random: Cell::new(u64::from_le_bytes(seed) | 1),
             listeners: RefCell::default(),
             post,
-            watch: Watch::new()?,
+            watch,
         });
         let watching = thread.clone();
-        tokio::task::spawn_local(async move { watching.watch.run().await });
+        tokio::task::spawn_local(async move { watching.watch.run(bell).await });
         Ok(thread)
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::super::alarm::Alarm;
+use super::super::alarm::{Alarm, Bell};
 use super::super::cancel;
 use super::super::worker::State;
 use super::Pool;
@@ -27,18 +27,20 @@ impl Watch {
     ///
     /// # Errors
     /// See [`Alarm::new`].
-    pub(in crate::plane) fn new() -> io::Result<Self> {
-        Ok(Self {
-            alarm: Alarm::new()?,
+    pub(in crate::plane) fn new() -> io::Result<(Self, Bell)> {
+        let (alarm, bell) = Alarm::new()?;
+        let watch = Self {
+            alarm,
             due: Cell::new(None),
             pools: RefCell::default(),
-        })
+        };
+        Ok((watch, bell))
     }
 
     /// Looks when it is due, for ever.
-    pub(in crate::plane) async fn run(&self) {
+    pub(in crate::plane) async fn run(&self, mut bell: Bell) {
         loop {
-            self.alarm.rings().await;
+            bell.rings().await;
             self.due.set(None);
             for pool in self.pools.take().iter().filter_map(Weak::upgrade) {
                 pool.watched.set(None);

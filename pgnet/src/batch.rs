@@ -19,6 +19,8 @@ pub const WRITES_MAX: usize = 64;
 /// Most pieces of one write.
 pub const PIECES_MAX: usize = 4;
 
+/// `IOCB_CMD_PWRITE` of `linux/aio_abi.h`: one piece, which saves the kernel from fetching a list.
+const PWRITE: u16 = 1;
 /// `IOCB_CMD_PWRITEV` of `linux/aio_abi.h`.
 const PWRITEV: u16 = 8;
 
@@ -139,14 +141,15 @@ impl Batch {
         let mut list = [std::ptr::null_mut::<Control>(); WRITES_MAX];
         for (n, (write, control)) in writes.iter().zip(self.controls.iter_mut()).enumerate() {
             control.data = n as u64;
-            control.opcode = PWRITEV;
             control.fd = u32::try_from(write.socket.as_raw_fd()).unwrap_or(u32::MAX);
-            control.buffer = write.pieces.as_ptr() as u64;
-            control.bytes = write.count as u64;
+            (control.opcode, control.buffer, control.bytes) = match &write.pieces[..write.count] {
+                [piece] => (PWRITE, piece.as_ptr() as u64, piece.len() as u64),
+                pieces => (PWRITEV, pieces.as_ptr() as u64, pieces.len() as u64),
+            };
             list[n] = control;
         }
         // SAFETY: `list` holds as many pointers to valid control blocks as are announced. Each names a socket that is open
-        // while `writes` is borrowed, and as many `iovec` (`IoSlice` has their form) of readable memory. The kernel is done with
+        // while `writes` is borrowed, and readable memory, or as many `iovec` (`IoSlice` has their form) of it. The kernel is done with
         // all of them when the call returns: a write to a socket that does not block is carried out in it or refused.
         let taken =
             unsafe { libc::syscall(libc::SYS_io_submit, self.context, writes.len(), list.as_mut_ptr()) };
@@ -177,10 +180,12 @@ fn result(said: i64) -> io::Result<usize> {
 
 /// A single write needs no batch.
 fn one(write: &Write<'_>) -> io::Result<usize> {
-    SockRef::from(&write.socket).send_vectored_with_flags(
-        &write.pieces[..write.count],
-        libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
-    )
+    let socket = SockRef::from(&write.socket);
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    match &write.pieces[..write.count] {
+        [piece] => socket.send_with_flags(piece, flags),
+        pieces => socket.send_vectored_with_flags(pieces, flags),
+    }
 }
 
 impl Drop for Batch {

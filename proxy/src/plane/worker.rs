@@ -366,17 +366,6 @@ impl Worker {
         }
     }
 
-    /// When the running request will have taken this long.
-    pub(super) fn head_overruns(&self, limit: Duration) -> Instant {
-        let inner = self.inner.borrow();
-        let since = if inner.pending.is_empty() {
-            turn::began()
-        } else {
-            inner.head_since
-        };
-        since + limit
-    }
-
     /// Status of the last `Z`.
     pub(super) fn status(&self) -> u8 {
         self.inner.borrow().status

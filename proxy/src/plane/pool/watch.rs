@@ -63,7 +63,7 @@ impl Watch {
 }
 
 impl Pool {
-    /// A known read stands behind others, or waits for more answers than its own: somebody looks at the latest then.
+    /// A known read comes to stand behind others, or answers are gathered: at the latest then somebody looks whether it takes too long.
     pub(in crate::plane) fn watch(self: &Rc<Self>, due: Instant) {
         if self.watched.get().is_none_or(|set| due < set)
             && let Some(thread) = self.thread.upgrade()
@@ -84,7 +84,7 @@ impl Pool {
             }
             // On a machine where everybody is late, running it again would only add to the load.
             let age = worker.head_age(now);
-            let due = now + worker.looked_at_in(age, limit);
+            let due = worker.due(now, limit);
             next = Some(next.map_or(due, |next| next.min(due)));
             // What is said to run may have been answered long ago.
             if worker.fetch_if_late(age) {

@@ -183,7 +183,7 @@ impl Session {
         let difference = self.settings.difference(&worn);
         let was_idle = worker.state.get() == State::Idle;
         if !was_idle {
-            pool.watch(worker.head_overruns(pool.overrun()));
+            pool.watch(worker.due(turn::began(), pool.overrun()));
         }
         pool.note_fit(worker, difference == Difference::None, &self.startup);
         let expected = pool.expected(class.shape);

@@ -5,7 +5,7 @@
 //! has fetched what came.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgnet::low_water;
 use pgnet::stream::Stream;
@@ -48,11 +48,11 @@ impl Worker {
         late
     }
 
-    /// When the running request, which is this old, is to be looked at again: there is a limit to how long it may keep others waiting,
-    /// and to how long answers wait for each other.
-    pub(in crate::plane) fn looked_at_in(&self, age: Duration, limit: Duration) -> Duration {
-        let left = limit.saturating_sub(age);
-        if left.is_zero() {
+    /// When the running request is to be looked at (again): it may keep those behind it waiting for no longer than `limit`, and where it
+    /// does, or where answers wait for each other, half of that passes from one look to the next.
+    pub(in crate::plane) fn due(&self, now: Instant, limit: Duration) -> Instant {
+        let left = limit.saturating_sub(self.head_age(now));
+        now + if left.is_zero() {
             limit / 2
         } else if self.low_water.get() > 1 {
             left.min(limit / 2)

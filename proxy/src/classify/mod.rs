@@ -156,13 +156,14 @@ impl Classifier {
     /// What `sql`, the text of a Query or Parse message without its final zero, is. The same text again, or with other literals,
     /// costs next to nothing.
     pub fn class_of(&mut self, sql: &[u8], context: &Context<'_>) -> Rc<Class> {
+        if !self.is_readable(sql, context.lexing) {
+            return Rc::new(Class::of(Kind::Unknown));
+        }
         let basis = Basis {
             names: self.names.key(context),
             lexing: context.lexing,
         };
-        if self.is_readable(sql, context.lexing)
-            && let Some(class) = self.recent.get(sql, basis)
-        {
+        if let Some(class) = self.recent.get(sql, basis) {
             return class;
         }
         let (class, by_shape) = self.judge(sql, context);
@@ -175,6 +176,9 @@ impl Classifier {
 
     /// The same, found out anew.
     pub fn classify(&mut self, sql: &[u8], context: &Context<'_>) -> Class {
+        if !self.is_readable(sql, context.lexing) {
+            return Class::of(Kind::Unknown);
+        }
         self.judge(sql, context).0
     }
 
@@ -183,11 +187,8 @@ impl Classifier {
         sql.len() <= self.limits.text_bytes && (lexing == Lexing::Standard || sql.iter().all(plain))
     }
 
-    /// The class, and whether the canonical form and the comments in front alone have told it: whatever the literals are.
+    /// The class of a readable text, and whether the canonical form and the comments in front alone have told it: whatever the literals are.
     fn judge(&mut self, sql: &[u8], context: &Context<'_>) -> (Class, bool) {
-        if !self.is_readable(sql, context.lexing) {
-            return (Class::of(Kind::Unknown), false);
-        }
         self.parses_left = PARSES_MAX;
         let mut scan = std::mem::take(&mut self.scan);
         scan.run(sql, false);

@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use super::lexer::{Lexer, TokenKind};
+use super::lexer::{Lexer, Token, TokenKind};
 use super::{Class, Lexing, Shape};
 use crate::spread;
 
@@ -26,24 +26,27 @@ pub(super) struct Basis {
     pub(super) lexing: Lexing,
 }
 
-/// A literal of a text that could as well be another one.
-#[derive(Debug, Clone, Copy)]
-struct Literal {
-    kind: TokenKind,
-    /// Its first byte, and one behind its last.
-    start: u16,
-    end: u16,
-}
-
 #[derive(Debug)]
 struct Known {
     text: Vec<u8>,
-    literals: Vec<Literal>,
+    /// Its literals that could as well be others.
+    literals: Vec<Token>,
     basis: Basis,
     class: Rc<Class>,
 }
 
 impl Known {
+    fn new(text: &[u8], basis: Basis, class: Rc<Class>, by_shape: bool) -> Self {
+        let mut known = Self {
+            text: Vec::new(),
+            literals: Vec::new(),
+            basis,
+            class,
+        };
+        known.learn(text, basis, by_shape);
+        known
+    }
+
     /// Takes the place of what it was.
     fn learn(&mut self, text: &[u8], basis: Basis, by_shape: bool) {
         self.text.clear();
@@ -68,18 +71,11 @@ impl Known {
                 | TokenKind::NationalString
                 | TokenKind::BitString
                 | TokenKind::HexString => {
-                    let (Ok(start), Ok(end)) = (u16::try_from(token.start), u16::try_from(token.end)) else {
-                        return;
-                    };
                     if self.literals.len() == LITERALS_MAX {
                         self.literals.clear();
                         return;
                     }
-                    self.literals.push(Literal {
-                        kind: token.kind,
-                        start,
-                        end,
-                    });
+                    self.literals.push(token);
                 }
                 _ => {}
             }
@@ -96,13 +92,12 @@ impl Known {
         }
         let (mut here, mut there) = (0, 0);
         for literal in &self.literals {
-            let (start, end) = (usize::from(literal.start), usize::from(literal.end));
-            let fixed = self.text.get(here..start).unwrap_or_default();
+            let fixed = self.text.get(here..literal.start).unwrap_or_default();
             if !text.get(there..).is_some_and(|rest| rest.starts_with(fixed)) {
                 return false;
             }
             there += fixed.len();
-            let alike = match (self.text.get(start), text.get(there)) {
+            let alike = match (self.text.get(literal.start), text.get(there)) {
                 (Some(one), Some(other)) => one == other || one.is_ascii_digit() && other.is_ascii_digit(),
                 _ => false,
             };
@@ -114,7 +109,7 @@ impl Known {
             if token.kind != literal.kind || lexer.odd || lexer.broken {
                 return false;
             }
-            (here, there) = (end, token.end);
+            (here, there) = (literal.end, token.end);
         }
         self.text.get(here..) == text.get(there..)
     }
@@ -156,14 +151,7 @@ impl Recent {
             place => {
                 let class = Rc::new(class);
                 if let Some(place) = place {
-                    place
-                        .insert(Known {
-                            text: Vec::new(),
-                            literals: Vec::new(),
-                            basis,
-                            class: class.clone(),
-                        })
-                        .learn(text, basis, by_shape);
+                    *place = Some(Known::new(text, basis, class.clone(), by_shape));
                 }
                 class
             }
@@ -300,14 +288,7 @@ mod tests {
     }
 
     fn known(text: &[u8]) -> Known {
-        let mut known = Known {
-            text: Vec::new(),
-            literals: Vec::new(),
-            basis: BASIS,
-            class: Rc::new(class(1)),
-        };
-        known.learn(text, BASIS, true);
-        known
+        Known::new(text, BASIS, Rc::new(class(1)), true)
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod connect;
 mod estimate;
 mod greet;
 mod wait;
-pub(super) mod watch;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +32,7 @@ use estimate::Estimates;
 pub(super) use estimate::Run;
 pub(super) use wait::Asker;
 use wait::Waiter;
+pub(super) use watch::Watch;
 
 /// Known reads whose time is not known are taken to need this long.
 const UNKNOWN_SERVICE: Duration = Duration::from_millis(2);

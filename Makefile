@@ -3,6 +3,7 @@
 
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: help build test lint demo bench fuzz soak regress e2e images cluster
 
@@ -30,8 +31,10 @@ demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KE
 # target/bench instead.
 bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
 	@scripts/install-deps.sh bench
-	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-tests --bins
-	@$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) $${CARGO_TARGET_DIR:-target}/release/bench
+	@images/static.sh dist/programs
+	$(CARGO) build --release --locked -p pgstmtpool-tests --bin bench
+	@$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) PGSTMTPOOL_BIN=$${CARGO_TARGET_DIR:-target}/$(HOST)/release \
+	  $${CARGO_TARGET_DIR:-target}/release/bench
 
 fuzz: ## the fuzz targets for FUZZ_SECONDS each (default 60); needs a C++ compiler
 	@scripts/fuzz.sh
@@ -53,7 +56,7 @@ cluster: ## a local three-node Kubernetes to try things on, in CLUSTER (default 
 	@scripts/install-deps.sh e2e
 	@tests/kubernetes/cluster.sh up $${CLUSTER:-/tmp/pgstmtpool-cluster}
 
-images: ## the container image, without an engine, into dist/pgstmtpool.tar
-	@scripts/install-deps.sh build
+images: ## the programs as they are released, into dist/programs, and the container image of them, without an engine
+	@scripts/install-deps.sh release
 	@images/static.sh dist/programs
 	@images/archive.sh programs dist/programs ghcr.io/pgstmtpool/pgstmtpool:0.1.0 dist/pgstmtpool.tar

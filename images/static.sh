@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the programs of the image, static and stripped, and puts them into a folder as they lie in the image's
 # /usr/local/bin. What needs a library of the machine it runs on is refused: the image has none, and the guard runs in
-# images of others.
+# images of others. The compiler is told by a run of the proxy what to make fast (scripts/profile.sh, some minutes the first
+# time); PROFILE=no leaves that out.
 #   usage: images/static.sh FOLDER
 set -euo pipefail
 
@@ -9,10 +10,15 @@ set -euo pipefail
 out=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
+flags="-C target-feature=+crt-static"
+if [ "${PROFILE:-yes}" != no ]; then
+  profile=$(scripts/profile.sh)
+  flags+=" -C profile-use=$profile"
+fi
 
-# A target that is given by name keeps the flag from build scripts and procedural macros, which are loaded by the compiler.
+# A target that is given by name keeps the flags from build scripts and procedural macros, which are loaded by the compiler.
 host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$host" \
+RUSTFLAGS=$flags cargo build --release --locked --target "$host" \
   -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl --bins
 
 mkdir -p "$out"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a make target needs, on Debian and Ubuntu, as root or with sudo. Quiet about what is there already.
 # Elsewhere, or without the right to install, it names exactly what is missing and exits with 1.
-#   usage: scripts/install-deps.sh build|demo|test|bench|e2e|regress
+#   usage: scripts/install-deps.sh build|demo|release|test|bench|e2e|regress
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -42,6 +42,19 @@ check_demo() {
   check_build
   have_postgres || missing+=(postgresql postgresql-contrib)
   if [ "$(id -u)" = 0 ]; then need setpriv util-linux; fi
+}
+
+# Programs whose compiler was told what runs often: scripts/profile.sh.
+check_release() {
+  check_demo
+  [ "${PROFILE:-yes}" != no ] || return 0
+  need python3 python3
+  local host llvm
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+  [ ! -x "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" ] || return 0
+  if have rustup && rustup component add llvm-tools >/dev/null 2>&1; then return 0; fi
+  need "llvm-profdata-$llvm" "llvm-$llvm"
 }
 
 # The languages whose drivers are tested; the drivers themselves are installed by drivers.sh.
@@ -90,7 +103,7 @@ check_e2e() {
 }
 
 check_bench() {
-  check_demo
+  check_release
   [ -n "${PGBOUNCER:-}" ] || need pgbouncer pgbouncer
   if [ "${PEERS:-all}" = all ]; then need haproxy haproxy; need pgpool pgpool2; fi
 }
@@ -122,8 +135,8 @@ install_missing() {
 }
 
 case $what in
-  build | demo | test | bench | e2e | regress) "check_$what" ;;
-  *) echo "usage: $0 build|demo|test|bench|e2e|regress" >&2; exit 2 ;;
+  build | demo | release | test | bench | e2e | regress) "check_$what" ;;
+  *) echo "usage: $0 build|demo|release|test|bench|e2e|regress" >&2; exit 2 ;;
 esac
 if ! install_missing; then
   hints+=("packages (Debian's names): ${missing[*]}")

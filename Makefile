@@ -31,7 +31,7 @@ demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KE
 # target/bench instead.
 bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
 	@scripts/install-deps.sh bench
-	@images/static.sh dist/programs
+	@images/static.sh dist/bench pgstmtpool-proxy
 	$(CARGO) build --release --locked -p pgstmtpool-tests --bin bench
 	@$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) PGSTMTPOOL_BIN=$${CARGO_TARGET_DIR:-target}/$(HOST)/release \
 	  $${CARGO_TARGET_DIR:-target}/release/bench

@@ -2,12 +2,14 @@
 # What the compiler should know about the proxy: which code runs often. Builds the proxy with counters in it, runs workloads
 # through it against a PostgreSQL of its own, and writes what they counted. It is good for this compiler and these sources only: made
 # once for them and kept in the target folder, made anew when they have changed. Prints the file; progress goes to standard error.
-#   usage: RUSTFLAGS="-C profile-use=$(scripts/profile.sh)" cargo build --release --target "$host" ...
+# FLAGS are those of rustc that the build with the profile will have besides, and its packages and target are those below: else cargo
+# gives the crates other names (`-C metadata`), and the compiler finds nothing in the profile that it knows.
+#   usage: RUSTFLAGS="FLAGS -C profile-use=$(scripts/profile.sh FLAGS)" cargo build --release --target "$host" ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 host=$(rustc -vV | sed -n 's/^host: //p')
-sources=$({ rustc -vV; find Cargo.toml Cargo.lock proxy pgnet cluster crds -name '*.rs' -o -name 'Cargo.*'; } | LC_ALL=C sort \
+sources=$({ echo "$*"; rustc -vV; find Cargo.toml Cargo.lock proxy pgnet cluster crds -name '*.rs' -o -name 'Cargo.*'; } | LC_ALL=C sort \
   | while read -r line; do if [ -f "$line" ]; then sha256sum "$line"; else echo "$line"; fi; done | sha256sum | cut -c -16)
 # One name for all of them: another path in RUSTFLAGS would have cargo build every library again.
 profile=$target/profile/proxy.profdata
@@ -26,8 +28,8 @@ profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 . scripts/loads.sh
 
 say "1/3 a build with counters"
-RUSTFLAGS="-C profile-generate" cargo build --release --locked --target "$host" --target-dir "$target/profile" \
-  -p pgstmtpool-proxy >&2
+RUSTFLAGS="$* -C profile-generate" cargo build --release --locked --target "$host" --target-dir "$target/profile" \
+  -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl --bin pgstmtpool-proxy >&2
 say "2/3 workloads against it"
 stand_up
 export LLVM_PROFILE_FILE=$at/counted-%p.profraw

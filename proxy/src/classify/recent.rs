@@ -299,7 +299,6 @@ mod tests {
                 "SELECT a FROM t1 WHERE b = 12345;",
                 "SELECT a FROM t1 WHERE b = 7;",
             ),
-            ("select 'a', x", "select 'it''s', x"),
             ("select 'a', x", "select '12\n', x"),
             ("/* 1 */ select a1 -- '2'\n, 3", "/* 1 */ select a1 -- '2'\n, 4"),
         ] {
@@ -311,6 +310,7 @@ mod tests {
     #[test]
     fn what_is_alike_may_stand_elsewhere_for_only_quotes_and_digits_are_looked_for() {
         for (one, other) in [
+            ("select 'a', x", "select 'it''s', x"),
             ("select 1", "select 1.5"),
             ("select 1 + 1", "select 1e10 + 5e1"),
             (

@@ -28,7 +28,10 @@ RUSTFLAGS=$flags cargo build --release --locked --target "$host" \
 if [ -n "${profile:-}" ] && [[ " $* " == *" pgstmtpool-proxy "* ]]; then
   names() { nm "$1" | awk '/16pgstmtpool_proxy5plane6worker/ { print $NF }' | sort -u; }
   common=$(comm -12 <(names "$target/profile/$host/release/pgstmtpool-proxy") <(names "$target/$host/release/pgstmtpool-proxy"))
-  [ -n "$common" ] || { echo "$profile was of no use: its functions have other names than those of this build" >&2; exit 1; }
+  [ -n "$common" ] || {
+    echo "$profile was of no use: its functions have other names than those of this build. PROFILE=no builds without" >&2
+    exit 1
+  }
 fi
 
 mkdir -p "$out"

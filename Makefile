@@ -28,7 +28,7 @@ demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KE
 	@$${CARGO_TARGET_DIR:-target}/release/demo
 
 # WORKLOADS=a,b PEERS=a,b ROUNDS=n SECONDS=n TRANSPORT=unix PGBOUNCER=path choose; unless it is complete, its report goes to
-# target/bench instead.
+# target/bench instead. It runs what images/static.sh has built before it is stripped, so that profiles have names.
 bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
 	@scripts/install-deps.sh bench
 	@images/static.sh dist/bench pgstmtpool-proxy
@@ -56,7 +56,7 @@ cluster: ## a local three-node Kubernetes to try things on, in CLUSTER (default 
 	@scripts/install-deps.sh e2e
 	@tests/kubernetes/cluster.sh up $${CLUSTER:-/tmp/pgstmtpool-cluster}
 
-images: ## the programs as they are released, into dist/programs, and the container image of them, without an engine
+images: ## the programs as they are released into dist/programs, the container image of them, without an engine, into dist/pgstmtpool.tar
 	@scripts/install-deps.sh release
 	@images/static.sh dist/programs
 	@images/archive.sh programs dist/programs ghcr.io/pgstmtpool/pgstmtpool:0.1.0 dist/pgstmtpool.tar

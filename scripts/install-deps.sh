@@ -49,6 +49,7 @@ check_release() {
   check_demo
   [ "${PROFILE:-yes}" != no ] || return 0
   need python3 python3
+  have rustc || return 0   # check_build has said so
   local host llvm
   host=$(rustc -vV | sed -n 's/^host: //p')
   llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
@@ -86,6 +87,7 @@ check_regress() {
 # The local cluster, its images and helm. With a cluster of your own (KUBECONFIG) only what builds helm and images.
 check_e2e() {
   check_build
+  [ "${E2E_RELEASE:-}" != 1 ] || check_release
   have_postgres || missing+=(postgresql postgresql-contrib)
   have go || hints+=("Go 1.26 or newer (go.dev/dl): Kubernetes, helm and DNS of the local cluster are built with it")
   need openssl openssl

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::stage::{Random, Stage};
 use crate::tools::{Output, run_to_end};
-use crate::wait::wait_for;
+use crate::wait::{Stops, wait_for};
 use crate::wire::{Address, Connection, WireError};
 use crate::world::World;
 
@@ -246,7 +246,7 @@ impl DriverStage {
         let stop = AtomicBool::new(false);
         let out = std::thread::scope(|scope| {
             // Neighbours stop however this ends: a check that fails must not wait for them for ever.
-            let _stop = StopAtLast(&stop);
+            let _stop = Stops(&stop);
             let neighbours: Vec<_> = (0..NEIGHBOURS)
                 .map(|number| {
                     let (address, stop) = (&address, &stop);
@@ -302,15 +302,6 @@ const ODD: [(&str, &str); 9] = [
     ("application_name", "neighbour"),
     ("statement_timeout", "1min"),
 ];
-
-/// Tells the neighbours to stop when it is dropped.
-struct StopAtLast<'a>(&'a AtomicBool);
-
-impl Drop for StopAtLast<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// A client of the same pool, to which odd settings belong; it checks that its answers and settings are its own.
 fn neighbour(address: &Address, number: u64, stop: &AtomicBool) -> Result<(), WireError> {

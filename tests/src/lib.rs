@@ -43,7 +43,7 @@ pub use stage::{Random, Stage};
 pub use stats::{Latencies, median};
 pub use status::Status;
 pub use tools::{Output, pgbench, psql, run_to_end};
-pub use wait::{DEADLINE, wait_for, wait_until};
+pub use wait::{DEADLINE, Stops, wait_for, wait_until};
 pub use workload::{Manner, SetTest, SetVerdict, Tally};
 pub use world::{
     Process, World, as_postgres as command_as_postgres, free_port, postgres_binary, postgres_major,

@@ -1,5 +1,6 @@
 //! Waiting with a deadline and a message that says what was waited for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for something that should happen soon. Generous: the machine may be busy.
@@ -33,4 +34,13 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
             Err("not yet".to_owned())
         }
     });
+}
+
+/// Tells those who run beside a test to stop, however it ends: a scope would wait for them for ever.
+pub struct Stops<'a>(pub &'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgnet::auth::scram::Verifier;
 use pgstmtpool_tests::wire::{Connection, DbError, WireError, encode};
-use pgstmtpool_tests::{Stage, psql, wait_for};
+use pgstmtpool_tests::{Stage, Stops, psql, wait_for};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 const HBA: &[&str] = &[
@@ -378,7 +378,7 @@ fn a_login_like_no_other_goes_before_queued_statements() {
     });
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let _stop = StopsAll(&stop);
+        let _stop = Stops(&stop);
         for number in 0..12 {
             let mut client = stage.client();
             let stop = &stop;
@@ -406,13 +406,4 @@ fn a_login_like_no_other_goes_before_queued_statements() {
             assert_eq!(client.value("show timezone").unwrap(), zone);
         }
     });
-}
-
-/// Ends the clients of a test however it ends.
-struct StopsAll<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for StopsAll<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::{Connection, encode};
-use pgstmtpool_tests::{Stage, resident_bytes, wait_until};
+use pgstmtpool_tests::{Stage, Stops, resident_bytes, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -36,15 +36,6 @@ fn growth<T>(stage: &Stage, act: impl FnOnce() -> T) -> (T, u64) {
     });
     println!("grew by {} KiB", (peak - before) / 1024);
     (result, peak - before)
-}
-
-/// Stops the watcher, also when what it watches panics: else the scope would wait for it for ever.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

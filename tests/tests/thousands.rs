@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::{Address, Connection, WireError, encode};
-use pgstmtpool_tests::{Random, Stage, raise_open_files};
+use pgstmtpool_tests::{Random, Stage, Stops, raise_open_files};
 
 const CLIENTS: u64 = 2400;
 const THREADS: u64 = 4;
@@ -336,14 +336,14 @@ fn thousands_of_clients_get_exactly_their_own_answers_under_aborts_cancels_timeo
     let mut heard = Heard::default();
     let mut shares = log_in(&address);
     std::thread::scope(|scope| {
-        let _stop = StopsAll(&stop);
+        let _stop = Stops(&stop);
         let threads: Vec<_> = shares
             .iter_mut()
             .zip(seed..)
             .map(|(clients, seed)| {
                 let stop = &stop;
                 scope.spawn(move || {
-                    let _stop = StopsAll(stop);
+                    let _stop = Stops(stop);
                     Client::run(clients, &mut Random::seeded(seed), stop)
                 })
             })
@@ -402,15 +402,6 @@ fn disturb(stage: &Stage, long: Duration) {
     kill_until(2);
     hold_all_workers(stage);
     kill_until(4);
-}
-
-/// Ends the storm when its holder is done or has failed: the others must not go on for ever.
-struct StopsAll<'a>(&'a AtomicBool);
-
-impl Drop for StopsAll<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// As many transactions as there may be workers, for longer than anybody waits.

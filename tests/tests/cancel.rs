@@ -211,3 +211,18 @@ fn a_cancel_that_reaches_another_proxy_is_forwarded() {
     other.cancel(&stage.proxy.tcp()).unwrap();
     assert_eq!(other.collect().unwrap_err().code(), "57014");
 }
+
+/// The cancel's own connection may end after the error has come: until then the worker is not offered.
+#[test]
+fn who_was_cancelled_and_says_nothing_more_holds_no_worker() {
+    let stage = Stage::start("cancel-idle", |m| m.set("workers", "{minByClients: [1], max: 1}"));
+    let (mut cancelled, mut other) = (stage.client(), stage.client());
+    other.set_timeout(Duration::from_secs(5));
+    for round in 0..20 {
+        cancelled.send(&encode::query(b"select pg_sleep(30)")).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        cancelled.cancel(&stage.proxy.tcp()).unwrap();
+        assert_eq!(cancelled.collect().unwrap_err().code(), "57014");
+        assert_eq!(other.value("select 1").unwrap(), "1", "round {round}");
+    }
+}

@@ -201,6 +201,11 @@ impl Slot {
         Poll::Pending
     }
 
+    /// Wakes the session: something it waits for has come about elsewhere.
+    pub(super) fn nudge(&self) {
+        Self::wake(&mut self.inner.borrow_mut());
+    }
+
     /// Registers for a wake-up without looking.
     pub(super) fn register(&self, cx: &mut Context<'_>) {
         let mut inner = self.inner.borrow_mut();

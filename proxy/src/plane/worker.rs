@@ -529,8 +529,14 @@ impl Worker {
 
     /// A cancel has been carried out: the worker may be offered again, if nothing else is in the way.
     pub(super) fn fence_ended(self: &Rc<Self>, pool: &Rc<Pool>) {
-        if self.fences.get() == 0 && self.state.get() == State::Idle {
+        if self.fences.get() > 0 {
+            return;
+        }
+        if self.state.get() == State::Idle {
             pool.offer(self);
+        } else if let Some(holder) = &self.inner.borrow().holder {
+            // It may be waiting for nothing else to give the worker back.
+            holder.nudge();
         }
     }
 

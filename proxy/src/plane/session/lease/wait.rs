@@ -38,6 +38,7 @@ impl Session {
         let (deadline, why) = self.patience(lease, idle);
         let slot = self.card.slot.clone();
         let unsent = !slot.is_drained();
+        let fenced = lease.worker.fences.get() > 0;
         let _open = self.open_slot();
         let event = poll_fn(|cx| {
             let mut progress = false;
@@ -50,6 +51,7 @@ impl Session {
             // The client's time to take its reply runs from when it stopped taking it.
             progress |= !delivered && (!unsent || self.thread.counters.bytes_out.read() != before);
             progress |= self.absorb(lease) | self.is_behind();
+            progress |= fenced && lease.worker.fences.get() == 0;
             if idle && lease.status == b'I' && self.card.ears.has_mail() && delivered {
                 let mut mail = bytes::BytesMut::new();
                 self.card.ears.take(&mut mail, usize::MAX);

@@ -126,6 +126,8 @@ pub(super) struct Batch {
     pub(super) lone_sync: bool,
     /// It contains a statement that cannot be judged from its own messages (a portal of an earlier batch).
     pub(super) obscure: bool,
+    /// It makes a statement with a name, or closes something.
+    pub(super) names: bool,
 }
 
 /// A simple Query.
@@ -147,8 +149,10 @@ pub(super) fn batch(batch: &Batch, transaction: &Transaction, mode: PoolMode, de
     if batch.lone_sync {
         return Decision::Local(Answer::Sync);
     }
+    // What is to have a name, a worker has to have parsed. A failed transaction has none.
     if batch.single
         && !batch.obscure
+        && (!batch.names || *transaction == Transaction::Failed)
         && let Some(decision) = verb(&batch.class, transaction, mode, defer)
     {
         return decision;

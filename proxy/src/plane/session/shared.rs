@@ -312,6 +312,7 @@ impl Session {
         let mut portals: SmallVec<[(&[u8], Option<Rc<Class>>); 1]> = SmallVec::new();
         let mut executed: SmallVec<[Rc<Class>; 4]> = SmallVec::new();
         let mut obscure = false;
+        let mut names = false;
         let mut executes = 0;
         let mut shape = 0u64;
         let mut rest = input;
@@ -323,6 +324,7 @@ impl Session {
                         obscure = true;
                         break;
                     };
+                    names |= !name.is_empty();
                     // A pipeline often repeats one text.
                     let class = match parsed.last() {
                         Some((_, last, class)) if *last == text => class.clone(),
@@ -364,6 +366,7 @@ impl Session {
                     obscure |= translate::target_parts(frame.body)
                         .is_ok_and(|(_, name)| self.names.sql(name).is_some());
                 }
+                b'C' => names = true,
                 _ => {}
             }
         }
@@ -385,6 +388,7 @@ impl Session {
             executes_nothing: executed.is_empty() && !obscure,
             lone_sync: total == SYNC_LENGTH,
             obscure,
+            names,
             class,
         })
     }

@@ -131,6 +131,11 @@ impl Collector for Sum {
                 self.sum(|c| c.reads_joined.read()),
             ),
             (
+                "early_ends",
+                "Transactions that only read, ended ahead of the server",
+                self.sum(|c| c.ended_early.read()),
+            ),
+            (
                 "server_errors",
                 "Errors of servers that were passed on",
                 self.sum(|c| c.server_errors.read()),

@@ -11,6 +11,10 @@ use super::worker::Worker;
 /// How long the server has to take a CancelRequest. The fence ends with the cancel's EOF or with the worker.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often, and at what intervals, to look whether the end of a transaction has been confirmed.
+const END_LOOKS: u32 = 1000;
+const END_LOOK: Duration = Duration::from_millis(1);
+
 /// Cancels what this client runs now.
 pub(super) async fn cancel(card: &Rc<Card>) {
     card.cancelled.set(true);
@@ -32,8 +36,17 @@ pub(super) async fn cancel(card: &Rc<Card>) {
         }
         // One CancelRequest is two SIGINTs: the second may hit whoever comes next. Nobody does.
         worker.detach_followers();
-    } else if !card.runs() {
-        return;
+    } else {
+        // Not the end of somebody else's transaction (`worker/ending.rs`): the server is at it for a moment.
+        for _ in 0..END_LOOKS {
+            if !worker.runs_an_end() {
+                break;
+            }
+            tokio::time::sleep(END_LOOK).await;
+        }
+        if !card.runs() {
+            return;
+        }
     }
     on_server(&worker).await;
 }

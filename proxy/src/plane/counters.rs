@@ -75,6 +75,8 @@ pub struct Counters {
     pub requests_shared: Counter,
     /// Of these, reads that shared the Sync of one behind them.
     pub reads_joined: Counter,
+    /// Transactions whose end was answered ahead of the server: they only read.
+    pub ended_early: Counter,
     /// Requests that ran on a worker held alone.
     pub requests_leased: Counter,
     /// Requests the proxy answered itself.

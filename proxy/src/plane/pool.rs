@@ -1,7 +1,8 @@
 //! A pool: the workers of one server, database and user on one data thread, and the requests that wait for one.
 //!
 //! Decides who runs where: known reads are put behind others on few busy workers, everything else gets an idle worker for
-//! itself. Never hands out a worker on which anything is owed, except to known reads.
+//! itself. Never hands out a worker on which anything is owed, except to known reads; the end of a transaction that only read is owed to nobody
+//! any more (`worker/ending.rs`).
 
 mod connect;
 mod estimate;
@@ -324,6 +325,7 @@ impl Pool {
             worker.state.set(State::Idle);
             worker.idle_since.set(turn::began());
             self.offer(worker);
+            write_end(worker);
         }
     }
 
@@ -636,6 +638,13 @@ impl Pool {
                 count -= 1;
             }
         }
+    }
+}
+
+/// The end of a transaction goes with what the next brings ([`Worker::end_transaction`]), or alone if there is none.
+fn write_end(worker: &Rc<Worker>) {
+    if worker.state.get() == State::Idle && worker.unwritten() > 0 {
+        worker.write_soon();
     }
 }
 

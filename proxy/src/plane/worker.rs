@@ -6,6 +6,7 @@
 
 mod clean;
 mod compose;
+mod ending;
 mod gather;
 mod join;
 mod replies;
@@ -59,6 +60,8 @@ pub(super) enum Purpose {
     Internal,
     /// Clean-up between two holders: on its success the worker is offered again.
     Clean,
+    /// The end of a transaction that only read, answered already (`worker/ending.rs`).
+    Ending,
 }
 
 /// A request in the queue.
@@ -371,10 +374,10 @@ impl Worker {
         self.inner.borrow().status
     }
 
-    /// Nothing owed, nothing half sent, no COPY, status idle.
+    /// Nothing owed that anybody waits for, nothing half sent, no COPY, status idle, or soon.
     pub(super) fn owes_nothing(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.script.is_empty() && !inner.open_batch && inner.status == b'I'
+        !inner.open_batch && (inner.script.is_empty() && inner.status == b'I' || inner.only_ends())
     }
 
     /// The same, and no cancel under way.

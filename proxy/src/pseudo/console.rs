@@ -306,7 +306,7 @@ fn stats(threads: &[Arc<Counters>]) -> Vec<Vec<Value>> {
             .iter()
             .fold(0_u64, |sum, thread| sum.wrapping_add(of(thread)))
     };
-    let rows: [(&str, u64); 16] = [
+    let rows: [(&str, u64); 17] = [
         ("clients", sum(|c| c.clients.read())),
         ("clients_waiting", sum(|c| c.waiting.read())),
         ("workers", sum(|c| c.workers.read())),
@@ -315,6 +315,7 @@ fn stats(threads: &[Arc<Counters>]) -> Vec<Vec<Value>> {
         ("requests_shared", sum(|c| c.requests_shared.read())),
         ("reads_joined", sum(|c| c.reads_joined.read())),
         ("requests_leased", sum(|c| c.requests_leased.read())),
+        ("ended_early", sum(|c| c.ended_early.read())),
         ("requests_local", sum(|c| c.requests_local.read())),
         ("repeats", sum(|c| c.repeats.read())),
         ("server_errors", sum(|c| c.server_errors.read())),

@@ -250,10 +250,11 @@ impl Pool {
 
     /// A worker that was found for a known read is not needed for it.
     pub(in crate::plane) fn decline(self: &Rc<Self>, worker: &Rc<Worker>) {
-        if worker.state.get() == State::Shared && worker.depth() == 0 {
+        if worker.state.get() == State::Shared && worker.tickets.get() == 0 && worker.owes_nothing() {
             worker.state.set(State::Idle);
         }
         self.offer(worker);
+        super::write_end(worker);
     }
 
     /// Workers that could be taken for one session.

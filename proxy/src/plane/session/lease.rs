@@ -4,6 +4,7 @@
 //! is owed, the status is idle and no state is left that cannot be moved. [`Lease`] gives its worker back however it is dropped.
 
 mod direct;
+mod ending;
 mod feed;
 mod wait;
 
@@ -19,7 +20,6 @@ use pgnet::sqlstate::SqlState;
 use super::super::card::Doing;
 use super::super::error::ServeError;
 use super::super::pool::Pool;
-use super::super::script::{Op, Step};
 use super::super::turn;
 use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
@@ -40,6 +40,27 @@ struct After {
     effects: Effects,
     prepare: Vec<(Bytes, Bytes)>,
     deallocate: Vec<Bytes>,
+}
+
+/// What was asked since the worker was last idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Did {
+    /// Nothing.
+    Nothing,
+    /// A plain BEGIN, and behind it nothing but known reads.
+    Read,
+    /// Other things.
+    More,
+}
+
+impl Did {
+    fn and(self, class: &Class) -> Self {
+        match (self, &class.kind) {
+            (Self::Nothing | Self::Read, Kind::Begin { plain: true, .. }) => Self::Read,
+            (Self::Read, _) if class.is_known_read() => Self::Read,
+            _ => Self::More,
+        }
+    }
 }
 
 /// See the module.
@@ -85,6 +106,9 @@ pub(super) struct Lease {
     returned: bool,
     /// BEGIN was written ahead of a simple Query.
     begin_ahead: bool,
+    did: Did,
+    /// Its end was answered ahead of the server.
+    ended_early: bool,
     /// The ReadyForQuery of a RESET was kept back: it goes out behind the session's own ParameterStatus.
     owes_ready: bool,
     /// The server does not read as fast as the client writes: feeding waits until it has caught up.
@@ -155,6 +179,8 @@ impl Lease {
             cancelled: false,
             returned: false,
             begin_ahead: false,
+            did: Did::Nothing,
+            ended_early: false,
             owes_ready: false,
             throttled: false,
             owes_sync: false,
@@ -250,6 +276,7 @@ impl Lease {
         open.settings.all |= effects.settings.all;
         open.settings.names.extend(effects.settings.names);
         open.settings.reset.extend(effects.settings.reset);
+        self.did = self.did.and(class);
         // Known before the answer: whatever happens now, the worker is not clean.
         self.dirty |= !effects.clean;
         self.sticky = self.sticky.or(effects.sticky);
@@ -355,6 +382,8 @@ impl Session {
             let mut lease = Box::new(Lease::new(pool, worker));
             self.dress(&mut lease).await?;
             if self.needs_ears(class) {
+                // The hub may take its time.
+                lease.worker.write_soon();
                 self.bring_ears(&mut lease).await?;
             }
             if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
@@ -384,14 +413,11 @@ impl Session {
         let cap = self.effective.limits.max_prepared_statements;
         let query_next = self.input.first() == Some(&b'Q');
         let slot = self.card.slot.clone();
-        lease.worker.stream(&slot, |to| {
-            to.ensure(&statement, cap);
-            pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &[], &[]);
-            to.step(Step::nobody(Op::Bind(Some(statement.id))));
-            pgnet::frontend::execute(to.out(), b"", 0);
-            to.step(Step::nobody(Op::Execute));
-        });
+        lease
+            .worker
+            .stream(&slot, |to| to.run_for_nobody(&statement, cap));
         lease.begin_ahead = query_next;
+        lease.did = Did::Read;
         lease.had_transaction = true;
     }
 
@@ -401,6 +427,9 @@ impl Session {
             self.feed(lease).await?;
             if lease.lost {
                 return self.mourn(lease).await;
+            }
+            if lease.ended_early {
+                return Ok(());
             }
             if self.mode() == crds::PoolMode::Statement
                 && lease.outstanding == 0

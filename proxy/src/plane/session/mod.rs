@@ -38,6 +38,7 @@ use super::client::{Client, Door};
 use super::error::ServeError;
 use super::pool::Pool;
 use super::settings::Settings;
+use super::slot::Slot;
 use super::startups::Startup;
 use super::thread::{Hold, Thread};
 use super::turn;
@@ -124,6 +125,8 @@ struct Session {
     transaction: Transaction,
     /// A worker kept between requests because of state that cannot be moved.
     pinned: Option<Box<lease::Lease>>,
+    /// Where the end of its last transaction is reported, if it was answered ahead of the server.
+    ending: Option<Rc<Slot>>,
     /// Pools as of a generation of the topology.
     master: Option<(u64, Rc<Pool>)>,
     effective: Arc<Effective>,
@@ -199,6 +202,7 @@ impl Session {
             names: LazyNames::default(),
             transaction: Transaction::None,
             pinned: None,
+            ending: None,
             master: None,
             mode: effective.pool_mode,
             follows: (configured, name),

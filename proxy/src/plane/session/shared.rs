@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -457,7 +458,12 @@ fn may_join(thread: &Thread, pool: &Pool, settings: &Settings, class: &Class) ->
     class.kind == Kind::KnownRead
         && class.statements == 1
         && pool.may_join(class.shape)
-        && thread.catalogs.reads_committed(&pool.database)
+        && reads_committed(thread, &pool.database, settings)
+}
+
+/// Whether what begins a transaction without saying how reads what is committed.
+pub(super) fn reads_committed(thread: &Thread, database: &Arc<str>, settings: &Settings) -> bool {
+    thread.catalogs.reads_committed(database)
         && settings
             .get("default_transaction_isolation")
             .is_none_or(|level| level == "read committed")

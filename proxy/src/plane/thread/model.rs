@@ -28,9 +28,11 @@ use super::super::script::{Op, Step};
 use super::super::settings::Settings;
 use super::super::shared::Shared;
 use super::super::slot::{End, Slot};
+use super::super::statement::{Statement, StatementKey};
 use super::super::topology::Server;
 use super::super::worker::{Joins, State, Worker};
 use super::Thread;
+use crate::classify::{Class, Kind};
 use house::{Dice, House, Truth};
 
 struct Nobody;
@@ -61,14 +63,21 @@ enum Has {
         marker: String,
         got: Vec<u8>,
     },
-    Lease {
-        worker: Rc<Worker>,
-        slot: Rc<Slot>,
-        owed: usize,
-        dirty: bool,
-        /// COPY FROM STDIN was asked for: what a client sends before the answer, a session keeps back.
-        copy: bool,
-    },
+    Lease(Held),
+}
+
+/// A worker it has alone.
+struct Held {
+    worker: Rc<Worker>,
+    slot: Rc<Slot>,
+    owed: usize,
+    dirty: bool,
+    /// COPY FROM STDIN was asked for: what a client sends before the answer, a session keeps back.
+    copy: bool,
+    /// Of its last answer.
+    status: u8,
+    /// Since its transaction began it has done nothing that its end could fail for.
+    only_reads: bool,
 }
 
 struct Model {
@@ -77,6 +86,8 @@ struct Model {
     pool: Rc<Pool>,
     settings: Rc<Settings>,
     clients: Vec<Has>,
+    /// Ends of transactions that were answered ahead of the server.
+    ends: Vec<Rc<Slot>>,
     serial: u64,
     counts: HashMap<&'static str, usize>,
 }
@@ -97,9 +108,12 @@ impl Model {
         if truth.gone.get() || truth.killed.get() {
             return; // not yet noticed: nobody will get an answer from it
         }
-        assert_eq!(truth.status.get(), b'I', "{why}: the server is in a transaction");
         assert!(!truth.copying.get(), "{why}: the server is in COPY");
         assert!(!truth.dirty.get(), "{why}: somebody's state is left");
+        if worker.runs_an_end() {
+            return; // the server is about to leave a transaction
+        }
+        assert_eq!(truth.status.get(), b'I', "{why}: the server is in a transaction");
         assert!(!truth.in_batch.get(), "{why}: the server waits for a Sync");
         assert_eq!(truth.unread.get(), 0, "{why}: the server has not read everything");
         assert_eq!(
@@ -131,13 +145,7 @@ impl Model {
                 marker,
                 got,
             } => self.shared(worker, slot, marker, got),
-            Has::Lease {
-                worker,
-                slot,
-                owed,
-                dirty,
-                copy,
-            } => self.leased(worker, slot, owed, dirty, copy),
+            Has::Lease(held) => self.leased(held),
         };
     }
 
@@ -191,13 +199,15 @@ impl Model {
         self.check(&worker, "taken");
         worker.set_holder(Some(slot.clone()));
         self.count("leased");
-        Has::Lease {
+        Has::Lease(Held {
             worker,
             slot,
             owed: 0,
             dirty: false,
             copy: false,
-        }
+            status: b'I',
+            only_reads: true,
+        })
     }
 
     fn shared(&mut self, worker: Rc<Worker>, slot: Rc<Slot>, marker: String, mut got: Vec<u8>) -> Has {
@@ -271,21 +281,27 @@ impl Model {
         tokio::task::spawn_local(async move { super::super::cancel::on_server(&worker).await });
     }
 
-    fn leased(
-        &mut self,
-        worker: Rc<Worker>,
-        slot: Rc<Slot>,
-        mut owed: usize,
-        mut dirty: bool,
-        mut copy: bool,
-    ) -> Has {
+    fn leased(&mut self, held: Held) -> Has {
+        let Held {
+            worker,
+            slot,
+            mut owed,
+            mut dirty,
+            mut copy,
+            mut status,
+            mut only_reads,
+        } = held;
         while slot.pop().is_some() {}
         if slot.take_copy_in() == Some(true) {
             owed -= 1;
         }
         while let Some(end) = slot.take_end() {
             match end {
-                End::Done { .. } => owed -= 1,
+                End::Done { status: last, .. } => {
+                    owed -= 1;
+                    status = last;
+                    self.count("answered alone");
+                }
                 _ => {
                     self.pool.give_back(&worker, true);
                     return Has::Nothing;
@@ -331,6 +347,15 @@ impl Model {
                 owed += 1;
             }
             _ if copy => {}
+            2..8 if owed == 0 && status == b'T' && only_reads && !dirty && !worker.batch_is_open() => {
+                let ended = Rc::new(Slot::default());
+                let text = ["commit", "ROLLBACK"][self.dice.below(2) as usize];
+                worker.end_transaction(ended.clone(), &self.statement(text), 100);
+                self.pool.give_back(&worker, false);
+                self.ends.push(ended);
+                self.count("ended early");
+                return Has::Nothing;
+            }
             2 | 3 if owed == 0 && !worker.batch_is_open() => {
                 // A session that is through with it: what is not quiet is cleaned up, whatever it is.
                 self.pool.give_back(&worker, dirty);
@@ -348,6 +373,7 @@ impl Model {
                     to.step(Step::client(Op::Execute));
                 });
                 copy |= text == "copy";
+                only_reads = false;
                 self.count("batch");
             }
             _ if worker.batch_is_open() || owed > 2 => {}
@@ -358,18 +384,32 @@ impl Model {
                 let kind = kinds[self.dice.below(most) as usize];
                 dirty |= kind == "dirty";
                 copy |= kind == "copy";
+                only_reads &= matches!(kind, "ok" | "begin" | "sleep");
                 query(kind);
                 owed += 1;
                 self.count(kind);
             }
         }
-        Has::Lease {
+        worker.write_soon();
+        Has::Lease(Held {
             worker,
             slot,
             owed,
             dirty,
             copy,
-        }
+            status,
+            only_reads,
+        })
+    }
+
+    fn statement(&self, text: &'static str) -> Rc<Statement> {
+        let key = StatementKey {
+            text: Bytes::from_static(text.as_bytes()),
+            types: Bytes::from_static(&[0, 0]),
+            frozen: "".into(),
+        };
+        let unknown = |_: &[u8]| (Rc::new(Class::of(Kind::Unknown)), 0);
+        self.pool.statements.intern(key, unknown)
     }
 }
 
@@ -409,6 +449,7 @@ async fn walk(seed: u64, steps: usize) -> HashMap<&'static str, usize> {
         pool: pool.clone(),
         settings,
         clients: (0..8).map(|_| Has::Nothing).collect(),
+        ends: Vec::new(),
         serial: 0,
         counts: HashMap::new(),
     };
@@ -440,14 +481,22 @@ async fn walk(seed: u64, steps: usize) -> HashMap<&'static str, usize> {
     for client in std::mem::take(&mut model.clients) {
         match client {
             Has::Shared { worker, slot, .. } => worker.detach(&slot),
-            Has::Lease { worker, .. } => pool.abandon(&worker),
+            Has::Lease(held) => pool.abandon(&held.worker),
             Has::Nothing => {}
         }
     }
     for _ in 0..5000 {
         tokio::time::sleep(Duration::from_millis(2)).await;
         model.check_all();
-        if pool.workers.borrow().iter().all(|w| w.state.get() == State::Idle) {
+        let workers = pool.workers.borrow();
+        if workers
+            .iter()
+            .all(|w| w.state.get() == State::Idle && !w.runs_an_end())
+        {
+            for ended in &model.ends {
+                assert!(ended.take_end().is_some(), "an end nobody was told of");
+                assert!(ended.take_end().is_none() && ended.pop().is_none());
+            }
             return model.counts;
         }
     }
@@ -492,8 +541,10 @@ fn a_worker_is_offered_only_when_nothing_is_owed_on_it_in_any_interleaving() {
         for what in [
             "shared",
             "answered",
+            "answered alone",
             "leased",
             "given back",
+            "ended early",
             "abandoned",
             "vanished",
             "cancelled",

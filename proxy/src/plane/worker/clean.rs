@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pgnet::frontend;
 
 use super::super::script::{Op, Step};
-use super::{Inner, NO_PORTAL, Purpose, State, Worker};
+use super::{Inner, NO_PORTAL, Pending, Purpose, State, Worker};
 
 /// Undoes everything a request may have left in a session, except prepared statements (ours) and sequences' last values
 /// (they belong to the session the worker is tagged with). MULTIPLEXING, "State that leaks".
@@ -22,7 +22,8 @@ impl Worker {
     /// again when all of that has succeeded.
     pub(in crate::plane) fn abandon(self: &Rc<Self>) {
         let mut inner = self.inner.borrow_mut();
-        for pending in &mut inner.pending {
+        let of_holder = |pending: &&mut Pending| pending.purpose != Purpose::Ending;
+        for pending in inner.pending.iter_mut().filter(of_holder) {
             pending.slot = None;
         }
         inner.blocked = false;

@@ -34,6 +34,15 @@ impl Composer<'_> {
         self.step(Step::nobody(Op::Query));
     }
 
+    /// Runs a statement without parameters whose answer nobody sees, without a Sync.
+    pub(in crate::plane) fn run_for_nobody(&mut self, statement: &Rc<Statement>, cap: usize) {
+        self.ensure(statement, cap);
+        frontend::bind(&mut self.inner.out, b"", &statement.name, &[], &[], &[]);
+        self.step(Step::nobody(Op::Bind(Some(statement.id))));
+        frontend::execute(&mut self.inner.out, b"", 0);
+        self.step(Step::nobody(Op::Execute));
+    }
+
     /// Whether the server's unnamed statement is this one of this session.
     pub(in crate::plane) fn unnamed_is(&self, session: u64, id: StatementId) -> bool {
         self.inner.unnamed == Some((session, id))

@@ -521,6 +521,15 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
             }
             Ok(false)
         }
+        Purpose::Ending => {
+            if let Some(slot) = head.slot {
+                slot.end(end);
+            }
+            if head.error || status != b'I' {
+                return Err(Gone::Closed("a transaction that only read could not be ended"));
+            }
+            Ok(false)
+        }
         Purpose::Clean => {
             if head.error || status != b'I' {
                 return Err(Gone::Closed("could not be cleaned"));

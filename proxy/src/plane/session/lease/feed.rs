@@ -10,14 +10,16 @@ use super::super::state::collect;
 use super::super::translate::{self, Ground};
 use super::super::unit::{self, HOLD_MAX, UnitError};
 use super::super::{Leave, Session, local};
-use super::{Lease, UNWRITTEN_MAX};
+use super::{Did, Lease, UNWRITTEN_MAX};
 use crate::classify::{Class, Kind, SetItem};
 
 impl Session {
     /// Moves what the client sent to the worker, as far as that is possible now.
     pub(super) async fn feed(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         let fed = self.feed_messages(lease).await;
-        lease.worker.write_soon();
+        if !lease.ended_early {
+            lease.worker.write_soon();
+        }
         fed
     }
 
@@ -26,7 +28,7 @@ impl Session {
         loop {
             self.absorb(lease);
             lease.throttled = lease.worker.unwritten() > UNWRITTEN_MAX;
-            if lease.lost || lease.leave || lease.throttled {
+            if lease.lost || lease.leave || lease.throttled || lease.ended_early {
                 return Ok(());
             }
             if lease.drop > 0 || lease.raw > 0 {
@@ -62,6 +64,10 @@ impl Session {
             let complete = self.input.len() >= total;
             if !complete && total <= HOLD_MAX {
                 return Ok(());
+            }
+            if self.ending.is_some() && !self.may_overtake(lease, header.tag, total) {
+                self.await_ending().await?;
+                continue;
             }
             if matches!(header.tag, b'Q' | b'P' | b'B' | b'F') && total > self.effective.limits.max_query_size
             {
@@ -199,6 +205,10 @@ impl Session {
         {
             // The outer loop refuses it, when everything before it is answered.
             lease.leave = true;
+            return Ok(false);
+        }
+        if self.may_end_early(lease, &class) {
+            self.end_early(lease, total, false, &class);
             return Ok(false);
         }
         if self.needs_ears(&class) && !lease.begin_ahead {
@@ -345,9 +355,8 @@ impl Session {
 
     /// One message of the extended protocol. False: it has to wait.
     pub(super) fn extended(&mut self, lease: &mut Lease, tag: u8, total: usize) -> Result<bool, Leave> {
-        let body = &self.input[5..total];
         if tag == b'P' {
-            let text = translate::parse_parts(body)
+            let text = translate::parse_parts(&self.input[5..total])
                 .map(|(_, text, _)| text)
                 .unwrap_or_default();
             let class = self.classify(text);
@@ -361,20 +370,29 @@ impl Session {
             if needs_quiet(&class.kind) && lease.outstanding > 0 {
                 return Ok(false);
             }
+            if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
+                return Ok(false);
+            }
             lease.expect_parsed(&class);
             self.note_sender(lease, &class);
             lease.expects_copy |= expects_copy(&class.kind);
         }
         if tag == b'B' {
-            let name = translate::bind_parts(body)
+            let name = translate::bind_parts(&self.input[5..total])
                 .map(|(_, name, _)| name)
                 .unwrap_or_default();
             if let Some(statement) = self.names.get(name) {
                 let class = statement.class.borrow().clone();
+                if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
+                    return Ok(false);
+                }
                 lease.expect(&class);
                 self.note_sender(lease, &class);
                 lease.expects_copy |= expects_copy(&class.kind);
                 lease.note_sql(&class.kind, &statement.key.text);
+            } else {
+                // One of SQL PREPARE.
+                lease.did = Did::More;
             }
         }
         let input = self.input.split_to(total);
@@ -443,6 +461,8 @@ impl Session {
         if let Some(statement) = self.names.get(&name) {
             let class = statement.class.borrow().clone();
             lease.expect(&class);
+        } else {
+            lease.did = Did::More;
         }
         let materialized = &lease.materialized;
         let intern = interner(&self.thread, &lease.pool, &self.settings);

@@ -13,7 +13,7 @@ use super::super::super::slot::End;
 use super::super::super::turn;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
-use super::{After, Lease, Loss, UNWRITTEN_MAX, server_gone};
+use super::{After, Did, Lease, Loss, UNWRITTEN_MAX, server_gone};
 
 /// Why waiting has an end.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +193,9 @@ impl Session {
                 lease.unread |= lease.status == b'I' && status != b'I' && !lease.changed.is_empty();
                 lease.status = status;
                 lease.had_transaction |= status != b'I';
+                if status == b'I' && lease.outstanding == 0 && !lease.worker.batch_is_open() {
+                    lease.did = Did::Nothing;
+                }
                 lease.expects_copy &= lease.outstanding > 0;
                 self.names.settle(acks, shapes);
                 let Some(after) = lease.after.pop_front() else {

@@ -57,7 +57,8 @@ pub struct PoolConfig {
     pub limits: Limits,
     /// Bounds on time. (live)
     pub timeouts: Timeouts,
-    /// A plain BEGIN is answered by the proxy and sent together with the next statement. (new)
+    /// A plain BEGIN is answered by the proxy and sent together with the next statement, the end of a transaction that only read ahead of
+    /// the server. (new)
     pub defer_begin: bool,
     /// Which application_name servers see. (new)
     pub application_name: ApplicationName,

@@ -92,7 +92,9 @@ pub struct PgPoolSpec {
     pub limits: Limits,
     /// [live] Bounds on time.
     pub timeouts: Timeouts,
-    /// [new] A plain BEGIN is answered by the proxy and sent together with the next statement.
+    /// [new] A plain BEGIN is answered by the proxy and sent together with the next statement; the COMMIT or ROLLBACK of a transaction that only
+    /// read is answered before the server has it, and its locks may be held that much longer. false = every BEGIN and COMMIT waits for the
+    /// server.
     pub defer_begin: bool,
     /// [new] Which application_name servers see: follow (the client's), pool (the pool's: no SET when clients differ),
     /// address (name and client address).

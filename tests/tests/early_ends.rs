@@ -94,6 +94,16 @@ fn a_transaction_that_only_read_is_over_at_once_in_both_protocols_and_the_server
         }
     }
     assert_eq!(early(&stage) - before, 60);
+    // As pgjdbc does it: BEGIN ahead of the first statement, in its batch.
+    for _ in 0..10 {
+        let mut bytes = encode::parse(b"", b"BEGIN", &[]);
+        bytes.extend(encode::bind(b"", b"", &[], &[], &[]));
+        bytes.extend(encode::execute(b"", 0));
+        client.send(&bytes).unwrap();
+        assert_eq!(batch(&mut client, "select a from t", ""), "SELECT 1");
+        assert_eq!(batch(&mut client, "COMMIT", ""), "COMMIT");
+    }
+    assert_eq!(early(&stage) - before, 70);
     // It is over there, too.
     let open = "select count(*) from pg_stat_activity where usename = 'app' and xact_start is not null";
     wait_until("the end of all transactions", DEADLINE, || {

@@ -232,3 +232,50 @@ fn who_gets_the_worker_behind_an_end_is_cancelled_alone_and_may_leave() {
         assert_eq!(reader.value("select a from t").unwrap(), "1");
     }
 }
+
+/// Each may hold the worker on which the end of the other's transaction is still to be sent.
+#[test]
+fn clients_that_wait_for_the_ends_of_their_transactions_do_not_wait_for_each_other() {
+    let stage = start("early-all", &[("workers", "{minByClients: [3], max: 3}")]);
+    let before = early(&stage);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            let stage = &stage;
+            scope.spawn(move || {
+                let mut client = stage.client();
+                client.set_timeout(Duration::from_secs(20));
+                for _ in 0..200 {
+                    client.query("begin").unwrap();
+                    client.query("select 1").unwrap();
+                    client.query("commit").unwrap();
+                    client.query("begin").unwrap();
+                    client.query("insert into t values (2)").unwrap();
+                    client.query("rollback").unwrap();
+                }
+            });
+        }
+    });
+    assert!(early(&stage) - before > 1000);
+}
+
+#[test]
+fn a_commit_without_a_name_is_the_unnamed_statement_from_then_on() {
+    let stage = start("early-unnamed", &[]);
+    let mut client = stage.client();
+    let again = |client: &mut Connection| {
+        let mut bytes = encode::bind(b"", b"", &[], &[], &[]);
+        bytes.extend(encode::execute(b"", 0));
+        bytes.extend(encode::sync());
+        client.send(&bytes).unwrap();
+        client.collect().map(|(_, tag)| tag)
+    };
+    for _ in 0..3 {
+        assert_eq!(batch(&mut client, "begin", ""), "BEGIN");
+        assert_eq!(again(&mut client).unwrap(), "BEGIN");
+        assert_eq!(batch(&mut client, "select a from t", ""), "SELECT 1");
+        assert_eq!(batch(&mut client, "commit", ""), "COMMIT");
+        assert_eq!(again(&mut client).unwrap(), "COMMIT");
+        assert_eq!(again(&mut client).unwrap(), "COMMIT");
+    }
+    assert!(early(&stage) > 0);
+}

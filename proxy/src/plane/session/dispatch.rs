@@ -114,6 +114,10 @@ impl Session {
                 self.scan.taken();
                 let batch = matches!(unit, Unit::Batch { .. });
                 answer.write(&mut self.out, &input, batch, &mut self.transaction);
+                if batch {
+                    let pool = self.open_master(false);
+                    self.note_unnamed(pool.as_ref(), &input);
+                }
                 Next::Request
             }
             Decision::Refuse(fields, then) => {

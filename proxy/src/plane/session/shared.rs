@@ -394,6 +394,26 @@ impl Session {
         })
     }
 
+    /// A batch was answered here: what it parsed without a name is the client's unnamed statement all the same. (What parses with a name
+    /// is left to a server.)
+    pub(super) fn note_unnamed(&mut self, pool: Option<&Rc<Pool>>, batch: &[u8]) {
+        let mut rest = batch;
+        while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
+            rest = behind;
+            if frame.tag == b'P'
+                && let Ok((b"", text, types)) = translate::parse_parts(frame.body)
+            {
+                match pool {
+                    Some(pool) => {
+                        let statement = interner(&self.thread, pool, &self.settings)(text, types);
+                        self.names.set_unnamed(statement);
+                    }
+                    None => self.names.drop_unnamed(),
+                }
+            }
+        }
+    }
+
     /// What a prepared statement does, judged again when the catalog has changed since.
     fn class_of(&self, statement: &Rc<Statement>) -> Rc<Class> {
         let generation = self.thread.catalogs.generation(&self.database);

@@ -39,8 +39,12 @@ impl Session {
             _ => (Answer::Rollback, &b"ROLLBACK"[..]),
         };
         let input = self.input.split_to(total);
-        self.names.drop_unnamed();
         answer.write(&mut self.out, &input, is_batch, &mut self.transaction);
+        if is_batch {
+            self.note_unnamed(Some(&lease.pool), &input);
+        } else {
+            self.names.drop_unnamed();
+        }
         let statement = interner(&self.thread, &lease.pool, &self.startup)(text, &[0, 0]);
         let ended = Rc::new(Slot::default());
         let cap = self.effective.limits.max_prepared_statements;

@@ -66,6 +66,8 @@ impl Session {
                 return Ok(());
             }
             if self.ending.is_some() && !self.may_overtake(lease, header.tag, total) {
+                // Who waits for the end that stands here need not wait for ours.
+                lease.worker.write_soon();
                 self.await_ending().await?;
                 continue;
             }

@@ -279,3 +279,47 @@ fn psql_is_told_what_to_do() {
         out.err
     );
 }
+
+/// A driver whose Parse was acknowledged counts on the statement from then on, whatever came behind it.
+#[test]
+fn in_a_failed_transaction_nothing_is_acknowledged_that_is_not_there_afterwards() {
+    let stage = stage("refused-names");
+    let mut client = stage.client();
+    let batch = |name: &[u8], sql: Option<&[u8]>| {
+        let mut bytes = Vec::new();
+        if let Some(sql) = sql {
+            bytes.extend(encode::parse(name, sql, &[]));
+        }
+        bytes.extend(encode::bind(b"", name, &[], &[], &[]));
+        bytes.extend(encode::describe(b'P', b""));
+        bytes.extend(encode::execute(b"", 0));
+        bytes.extend(encode::sync());
+        bytes
+    };
+    let mut says = |bytes: &[u8]| {
+        client.send(bytes).unwrap();
+        tags(&mut client)
+    };
+    assert_eq!(
+        says(&batch(b"s", Some(b"select 1"))),
+        ["1", "2", "T", "D", "C", "ZI"]
+    );
+    assert_eq!(says(&encode::query(b"begin")), ["0A000", "ZE"]);
+    assert_eq!(says(&batch(b"t", Some(b"select 2"))), ["25P02", "ZE"]);
+    assert_eq!(
+        says(&[encode::close(b'S', b"s"), batch(b"t", Some(b"select 2"))].concat()),
+        ["3", "25P02", "ZE"]
+    );
+    assert_eq!(says(&batch(b"r", Some(b"rollback"))), ["1", "2", "n", "C", "ZI"]);
+    assert_eq!(says(&batch(b"s", None)), ["26000", "ZI"]);
+    assert_eq!(says(&batch(b"t", None)), ["26000", "ZI"]);
+    assert_eq!(
+        says(&batch(b"s", Some(b"select 3"))),
+        ["1", "2", "T", "D", "C", "ZI"]
+    );
+    assert_eq!(
+        says(&batch(b"t", Some(b"select 2"))),
+        ["1", "2", "T", "D", "C", "ZI"]
+    );
+    assert_eq!(says(&batch(b"r", None)), ["2", "n", "N", "C", "ZI"]);
+}

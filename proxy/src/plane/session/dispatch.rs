@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::policy::{self, Batch, Decision, Transaction};
+use super::policy::{self, Answer, Batch, Decision, Transaction};
 use super::shared::REPEATS_MAX;
 use super::unit::{self, Scan, Unit};
 use super::{Leave, Session, local};
@@ -116,7 +116,7 @@ impl Session {
                 answer.write(&mut self.out, &input, batch, &mut self.transaction);
                 if batch {
                     let pool = self.open_master(false);
-                    self.note_unnamed(pool.as_ref(), &input);
+                    self.note_batch(pool.as_ref(), &input, answer == Answer::Failed);
                 }
                 Next::Request
             }

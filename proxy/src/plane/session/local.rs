@@ -69,7 +69,8 @@ pub(super) fn too_large(total: usize, limit: usize) -> ErrorFields {
 
 /// Answers a whole batch in which every Execute has the same outcome: `Ok(tag)` with a warning before it, or an error.
 ///
-/// Parse, Bind, Describe and Close are acknowledged as a server would for a statement that returns no rows.
+/// Parse, Bind, Describe and Close are acknowledged as a server would for a statement that returns no rows. With an error only what is closed
+/// before the first statement is: a driver that saw its Parse acknowledged would count on it.
 pub(super) fn batch(
     out: &mut BytesMut,
     batch: &[u8],
@@ -79,6 +80,10 @@ pub(super) fn batch(
     let mut rest = batch;
     while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
         rest = behind;
+        if let (b'P' | b'B' | b'D' | b'E', Err(fields)) = (frame.tag, &execute) {
+            fields.encode_error(out);
+            break;
+        }
         match frame.tag {
             b'P' => backend::parse_complete(out),
             b'B' => backend::bind_complete(out),
@@ -93,18 +98,14 @@ pub(super) fn batch(
                 }
                 _ => backend::no_data(out),
             },
-            b'E' => match execute {
-                Ok((warning, tag)) => {
+            b'E' => {
+                if let Ok((warning, tag)) = execute {
                     if let Some(warning) = warning {
                         warning.encode_notice(out);
                     }
                     backend::command_complete(out, tag.as_bytes());
                 }
-                Err(fields) => {
-                    fields.encode_error(out);
-                    break;
-                }
-            },
+            }
             _ => {}
         }
     }

@@ -206,11 +206,6 @@ impl Names {
         self.describing.clear();
     }
 
-    /// The unnamed statement is this one.
-    pub(super) fn set_unnamed(&mut self, statement: Rc<Statement>) {
-        self.unnamed = Some(statement);
-    }
-
     /// A simple Query replaces the unnamed statement.
     pub(super) fn drop_unnamed(&mut self) {
         self.unnamed = None;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
@@ -21,8 +22,9 @@ use super::super::slot::End;
 use super::super::statement::{Statement, StatementKey};
 use super::super::thread::Thread;
 use super::super::turn;
-use super::super::worker::{Composer, Joins, SYNC_LENGTH, State, Worker};
+use super::super::worker::{Composer, Joins, SYNC_LENGTH, Shapes, State, Worker};
 use super::dispatch::{Aside, Next};
+use super::names::Change;
 use super::policy::Batch;
 use super::translate::{self, Ground};
 use super::unit::Unit;
@@ -394,23 +396,29 @@ impl Session {
         })
     }
 
-    /// A batch was answered here: what it parsed without a name is the client's unnamed statement all the same. (What parses with a name
-    /// is left to a server.)
-    pub(super) fn note_unnamed(&mut self, pool: Option<&Rc<Pool>>, batch: &[u8]) {
+    /// A batch was answered here: what it closed is no longer the client's, and what it parsed is, unless it failed.
+    pub(super) fn note_batch(&mut self, pool: Option<&Rc<Pool>>, batch: &[u8], failed: bool) {
         let mut rest = batch;
         while let Ok(Some((frame, behind))) = frame::split(rest, u32::MAX >> 1) {
             rest = behind;
-            if frame.tag == b'P'
-                && let Ok((b"", text, types)) = translate::parse_parts(frame.body)
-            {
-                match pool {
-                    Some(pool) => {
+            let change = match frame.tag {
+                b'P' | b'B' | b'D' | b'E' if failed => return,
+                b'P' => match (translate::parse_parts(frame.body), pool) {
+                    (Ok((name, text, types)), Some(pool)) => {
                         let statement = interner(&self.thread, pool, &self.settings)(text, types);
-                        self.names.set_unnamed(statement);
+                        Change::Define(Bytes::copy_from_slice(name), statement)
                     }
-                    None => self.names.drop_unnamed(),
-                }
-            }
+                    _ => Change::Remove(Bytes::new()),
+                },
+                b'C' => match translate::target_parts(frame.body) {
+                    Ok((b'S', name)) => Change::Remove(Bytes::copy_from_slice(name)),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            self.names.ask(change);
+            self.names.request_ends();
+            self.names.settle(1, Shapes::new());
         }
     }
 
@@ -441,8 +449,8 @@ pub(super) fn interner<'a>(
             return statement.clone();
         }
         let key = StatementKey {
-            text: bytes::Bytes::copy_from_slice(text),
-            types: bytes::Bytes::copy_from_slice(types),
+            text: Bytes::copy_from_slice(text),
+            types: Bytes::copy_from_slice(types),
             frozen: settings.frozen(),
         };
         let judge = |text: &[u8]| {

@@ -41,7 +41,7 @@ impl Session {
         let input = self.input.split_to(total);
         answer.write(&mut self.out, &input, is_batch, &mut self.transaction);
         if is_batch {
-            self.note_unnamed(Some(&lease.pool), &input);
+            self.note_batch(Some(&lease.pool), &input, false);
         } else {
             self.names.drop_unnamed();
         }

@@ -260,7 +260,8 @@ impl Pool {
     }
 
     /// What it remembers of this session's sequences counts most, then that nothing has to be set, then that it remembers
-    /// nobody's.
+    /// nobody's; of those one whose server is awake, because it ends a transaction that only read: that may still have to be sent, and goes
+    /// with what the session brings.
     fn best_idle(&self, settings: &Rc<Settings>, session: u64) -> Option<Rc<Worker>> {
         let workers = self.workers.borrow();
         let free = || workers.iter().rev().filter(|w| w.is_free());
@@ -269,6 +270,10 @@ impl Pool {
             .max_by_key(|w| w.sequences_at.get());
         if own.is_some() {
             return own.cloned();
+        }
+        let suits = |w: &Worker| (w.fit(settings), w.sequences_of.get().is_some()) == (Fit::Same, false);
+        if let Some(awake) = free().find(|w| w.runs_an_end() && suits(w)) {
+            return Some(awake.clone());
         }
         let mut best: Option<((Fit, bool), &Rc<Worker>)> = None;
         for worker in free() {

@@ -28,11 +28,9 @@ use super::super::script::{Op, Step};
 use super::super::settings::Settings;
 use super::super::shared::Shared;
 use super::super::slot::{End, Slot};
-use super::super::statement::{Statement, StatementKey};
 use super::super::topology::Server;
 use super::super::worker::{Joins, State, Worker};
 use super::Thread;
-use crate::classify::{Class, Kind};
 use house::{Dice, House, Truth};
 
 struct Nobody;
@@ -350,7 +348,7 @@ impl Model {
             2..8 if owed == 0 && status == b'T' && only_reads && !dirty && !worker.batch_is_open() => {
                 let ended = Rc::new(Slot::default());
                 let text = ["commit", "ROLLBACK"][self.dice.below(2) as usize];
-                worker.end_transaction(ended.clone(), &self.statement(text), 100);
+                worker.end_transaction(ended.clone(), text.as_bytes());
                 self.pool.give_back(&worker, false);
                 self.ends.push(ended);
                 self.count("ended early");
@@ -400,16 +398,6 @@ impl Model {
             status,
             only_reads,
         })
-    }
-
-    fn statement(&self, text: &'static str) -> Rc<Statement> {
-        let key = StatementKey {
-            text: Bytes::from_static(text.as_bytes()),
-            types: Bytes::from_static(&[0, 0]),
-            frozen: "".into(),
-        };
-        let unknown = |_: &[u8]| (Rc::new(Class::of(Kind::Unknown)), 0);
-        self.pool.statements.intern(key, unknown)
     }
 }
 

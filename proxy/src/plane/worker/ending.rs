@@ -8,7 +8,7 @@
 //!   nothing else: there is nothing to be committed, and nothing that could be refused. If it is refused all the same the worker is closed;
 //! - whoever comes next on this worker stands behind it, on the same connection;
 //! - until the server has confirmed it, nothing of its client but known reads runs elsewhere (`session/lease/ending.rs`), so no
-//!   statement of that client meets a lock of its own former transaction. It has its own Sync for that: it is confirmed at once,
+//!   statement of that client meets a lock of its own former transaction. It is a request of its own for that: confirmed at once,
 //!   however long what stands behind it takes.
 //!
 //! What is left: another client that hears of the end from this one may find the table's weakest lock held for the moment the
@@ -17,19 +17,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::script::{Op, Step};
 use super::super::slot::Slot;
-use super::super::statement::Statement;
 use super::{Inner, Purpose, Worker};
 
 impl Worker {
-    /// Appends the end of the holder's transaction; `slot` hears when the server has confirmed it, or is gone. [`super::Pool::give_back`]
-    /// sends it, or who is given the worker there.
-    pub(in crate::plane) fn end_transaction(&self, slot: Rc<Slot>, statement: &Rc<Statement>, cap: usize) {
+    /// Appends the end of the holder's transaction, `sql`; `slot` hears when the server has confirmed it, or is gone. [`super::Pool::give_back`]
+    /// sends it, or who is given the worker there. As a Query: nobody can have taken that away, as `DEALLOCATE ALL` in a function
+    /// takes what is prepared, and an error would cost whoever comes next the connection.
+    pub(in crate::plane) fn end_transaction(&self, slot: Rc<Slot>, sql: &[u8]) {
         self.append(Purpose::Ending, Some(slot), 0, Duration::ZERO, |to| {
-            to.run_for_nobody(statement, cap);
-            pgnet::frontend::sync(to.out());
-            to.step(Step::nobody(Op::Sync));
+            to.query_for_nobody(sql);
         });
     }
 

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use super::super::super::slot::Slot;
 use super::super::policy::Answer;
-use super::super::shared::{interner, reads_committed};
+use super::super::shared::reads_committed;
 use super::super::translate;
 use super::super::unit::{self, Scan, Unit};
 use super::super::{Leave, Session, io};
@@ -45,10 +45,8 @@ impl Session {
         } else {
             self.names.drop_unnamed();
         }
-        let statement = interner(&self.thread, &lease.pool, &self.startup)(text, &[0, 0]);
         let ended = Rc::new(Slot::default());
-        let cap = self.effective.limits.max_prepared_statements;
-        lease.worker.end_transaction(ended.clone(), &statement, cap);
+        lease.worker.end_transaction(ended.clone(), text);
         self.ending = Some(ended);
         self.thread.counters.ended_early.add(1);
         lease.ended_early = true;

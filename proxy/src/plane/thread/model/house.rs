@@ -115,7 +115,6 @@ impl House {
         let mut buffer = BytesMut::new();
         let mut skipping = false;
         let mut text = Vec::new();
-        let mut prepared: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
         loop {
             let Some(header) = frame::peek(&buffer, 1 << 20)
                 .unwrap()
@@ -176,16 +175,10 @@ impl House {
                 _ if skipping => {}
                 b'P' => {
                     truth.in_batch.set(true);
-                    let mut parts = body.split(|b| *b == 0).map(<[u8]>::to_vec);
-                    let (name, sql) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-                    prepared.insert(name, sql);
+                    text = body.split(|b| *b == 0).nth(1).unwrap_or_default().to_vec();
                     backend::parse_complete(&mut out);
                 }
-                b'B' => {
-                    let name = body.split(|b| *b == 0).nth(1).unwrap_or_default();
-                    text.clone_from(&prepared[name]);
-                    backend::bind_complete(&mut out);
-                }
+                b'B' => backend::bind_complete(&mut out),
                 b'D' => backend::no_data(&mut out),
                 b'E' if body.starts_with(b"pgp_none") => {
                     fail(&mut out, truth, SqlState::INVALID_CURSOR_NAME);

@@ -366,6 +366,11 @@ impl Session {
                 }
             };
             let worker = match taken {
+                Ok(worker) if worker.state.get() == State::Closed => {
+                    // Lost between being granted and being taken: nobody was told.
+                    pool.give_back(&worker, false);
+                    continue;
+                }
                 Ok(worker) => worker,
                 Err(error) if matches!(*error, ServeError::Moved) => {
                     tokio::task::yield_now().await;

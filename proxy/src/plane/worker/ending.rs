@@ -4,7 +4,7 @@
 //! with the COMMIT still unsent: one wake-up of the server in three less where a transaction is two statements.
 //!
 //! Nobody can tell, because:
-//! - the transaction was begun by the deferred BEGIN at the isolation level *read committed*, and the server has answered known reads in it and
+//! - the transaction was begun by a plain BEGIN at the isolation level *read committed*, and the server has answered known reads in it and
 //!   nothing else: there is nothing to be committed, and nothing that could be refused. If it is refused all the same the worker is closed;
 //! - whoever comes next on this worker stands behind it, on the same connection;
 //! - until the server has confirmed it, nothing of its client but known reads runs elsewhere (`session/lease/ending.rs`), so no

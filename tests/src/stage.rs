@@ -80,6 +80,14 @@ impl Stage {
             .expect("a count")
     }
 
+    /// A number of the proxy's SHOW STATS.
+    pub fn stat(&self, name: &str) -> u64 {
+        let rows = self.proxy.pseudo("show stats");
+        let row = rows.iter().find(|row| row[0].as_deref() == Some(name));
+        row.and_then(|row| row[1].as_ref()?.parse().ok())
+            .expect("a number")
+    }
+
     /// Changes the manifest of the running proxy.
     pub fn change(&mut self, change: impl FnOnce(Manifest) -> Manifest) {
         self.manifest = change(self.manifest.clone());

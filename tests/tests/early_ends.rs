@@ -15,26 +15,15 @@ fn start(name: &str, settings: &[(&str, &str)]) -> Stage {
     let mut client = stage.client();
     client.query("create table t as select 1 as a").unwrap();
     wait_until("a table that is known", DEADLINE, || {
-        let before = shared(&stage);
+        let before = stage.stat("requests_shared");
         client.query("select a from t").unwrap();
-        shared(&stage) > before
+        stage.stat("requests_shared") > before
     });
     stage
 }
 
-fn stat(stage: &Stage, name: &str) -> u64 {
-    let rows = stage.proxy.pseudo("show stats");
-    let row = rows.iter().find(|row| row[0].as_deref() == Some(name));
-    row.and_then(|row| row[1].as_ref()?.parse().ok())
-        .expect("a number")
-}
-
-fn shared(stage: &Stage) -> u64 {
-    stat(stage, "requests_shared")
-}
-
 fn early(stage: &Stage) -> u64 {
-    stat(stage, "ended_early")
+    stage.stat("ended_early")
 }
 
 /// Runs `sql` as a batch: parsed without a name, or as the statement `name` that is there already.

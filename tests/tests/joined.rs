@@ -59,10 +59,7 @@ impl Together {
 
 /// How many reads had the Sync of one behind them.
 fn joined(stage: &Stage) -> u64 {
-    let rows = stage.proxy.pseudo("show stats");
-    let row = rows.iter().find(|row| row[0].as_deref() == Some("reads_joined"));
-    row.and_then(|row| row[1].as_ref()?.parse().ok())
-        .expect("a number")
+    stage.stat("reads_joined")
 }
 
 /// A batch that binds `text` to one parameter.

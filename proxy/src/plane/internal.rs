@@ -120,7 +120,8 @@ pub(super) async fn describe_anew(
     ended(&slot).await
 }
 
-async fn ended(slot: &Slot) -> Result<(), Error> {
+/// Waits until what reports to `slot` has ended.
+pub(super) async fn ended(slot: &Slot) -> Result<(), Error> {
     let end = poll_fn(|cx| match slot.take_end() {
         Some(end) => Poll::Ready(end),
         None => {

@@ -271,13 +271,13 @@ impl Pool {
         if own.is_some() {
             return own.cloned();
         }
-        let suits = |w: &Worker| (w.fit(settings), w.sequences_of.get().is_some()) == (Fit::Same, false);
-        if let Some(awake) = free().find(|w| w.runs_an_end() && suits(w)) {
+        let rank = |w: &Worker| (w.fit(settings), w.sequences_of.get().is_some());
+        if let Some(awake) = free().find(|w| w.runs_an_end() && rank(w) == (Fit::Same, false)) {
             return Some(awake.clone());
         }
         let mut best: Option<((Fit, bool), &Rc<Worker>)> = None;
         for worker in free() {
-            let rank = (worker.fit(settings), worker.sequences_of.get().is_some());
+            let rank = rank(worker);
             if rank == (Fit::Same, false) {
                 return Some(worker.clone());
             }

@@ -420,7 +420,7 @@ impl Session {
         let slot = self.card.slot.clone();
         lease
             .worker
-            .stream(&slot, |to| to.run_for_nobody(&statement, cap));
+            .stream(&slot, |to| to.run_for_nobody(&statement, &[], cap));
         lease.begin_ahead = query_next;
         lease.did = Did::Read;
         lease.had_transaction = true;

@@ -529,14 +529,10 @@ fn form(unit: &Unit, request: &[u8]) -> Joins {
 /// together, and local, so that they are gone with it (MULTIPLEXING, "Settings").
 pub(super) fn prefix(to: &mut Composer<'_>, pool: &Rc<Pool>, set: &[(&str, &str)], prepared_max: usize) {
     let statement = pool.statements.set_config(set.len());
-    to.ensure(&statement, prepared_max);
     let mut params: Vec<Option<&[u8]>> = Vec::with_capacity(2 * set.len());
     for (name, value) in set {
         params.push(Some(name.as_bytes()));
         params.push(Some(value.as_bytes()));
     }
-    pgnet::frontend::bind(to.out(), b"", &statement.name, &[], &params, &[]);
-    to.step(Step::nobody(Op::Bind(Some(statement.id))));
-    pgnet::frontend::execute(to.out(), b"", 0);
-    to.step(Step::nobody(Op::Execute));
+    to.run_for_nobody(&statement, &params, prepared_max);
 }

@@ -34,10 +34,15 @@ impl Composer<'_> {
         self.step(Step::nobody(Op::Query));
     }
 
-    /// Runs a statement without parameters whose answer nobody sees, without a Sync.
-    pub(in crate::plane) fn run_for_nobody(&mut self, statement: &Rc<Statement>, cap: usize) {
+    /// Runs a statement whose answer nobody sees, without a Sync.
+    pub(in crate::plane) fn run_for_nobody(
+        &mut self,
+        statement: &Rc<Statement>,
+        parameters: &[Option<&[u8]>],
+        cap: usize,
+    ) {
         self.ensure(statement, cap);
-        frontend::bind(&mut self.inner.out, b"", &statement.name, &[], &[], &[]);
+        frontend::bind(&mut self.inner.out, b"", &statement.name, &[], parameters, &[]);
         self.step(Step::nobody(Op::Bind(Some(statement.id))));
         frontend::execute(&mut self.inner.out, b"", 0);
         self.step(Step::nobody(Op::Execute));

@@ -1,9 +1,8 @@
 //! COMMIT and ROLLBACK of a transaction that only read, answered ahead of the server (`worker/ending.rs` says why nobody can tell).
 
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
+use super::super::super::internal;
 use super::super::super::slot::Slot;
 use super::super::policy::Answer;
 use super::super::shared::reads_committed;
@@ -111,14 +110,9 @@ impl Session {
         let Some(slot) = self.ending.take() else {
             return Ok(());
         };
-        let ended = poll_fn(|cx| match slot.take_end() {
-            Some(_) => Poll::Ready(()),
-            None => {
-                slot.register(cx);
-                Poll::Pending
-            }
-        });
+        let ended = internal::ended(&slot);
         let waiting = io::while_here(&self.thread, &self.card, &mut self.stream, &mut self.input, ended);
-        Box::pin(waiting).await
+        // Where its server is gone nothing of it is left either.
+        Box::pin(waiting).await.map(drop)
     }
 }

@@ -59,9 +59,7 @@ impl Answer {
         is_batch: bool,
         transaction: &mut Transaction,
     ) {
-        let warning = local::no_transaction();
-        let failed = local::in_failed_transaction();
-        let (outcome, next): (Result<(Option<&ErrorFields>, &str), &ErrorFields>, Transaction) = match self {
+        let (outcome, next): (Result<(Option<ErrorFields>, &str), ErrorFields>, Transaction) = match self {
             Self::Empty => {
                 pgnet::backend::empty_query(out);
                 pgnet::backend::ready_for_query(out, transaction.status().byte());
@@ -77,13 +75,16 @@ impl Answer {
             ),
             Self::Commit => (Ok((None, "COMMIT")), Transaction::None),
             Self::Rollback => (Ok((None, "ROLLBACK")), Transaction::None),
-            Self::NoTransaction(tag) => (Ok((Some(&warning), tag)), Transaction::None),
-            Self::Failed => (Err(&failed), transaction.clone()),
+            Self::NoTransaction(tag) => (Ok((Some(local::no_transaction()), tag)), Transaction::None),
+            Self::Failed => (Err(local::in_failed_transaction()), transaction.clone()),
         };
         let status = next.status();
-        match (is_batch, outcome) {
-            (true, outcome) => local::batch(out, input, outcome, status),
-            (false, Ok((warning, tag))) => local::complete(out, warning, tag, status),
+        match (is_batch, outcome.as_ref()) {
+            (true, outcome) => {
+                let outcome = outcome.map(|(warning, tag)| (warning.as_ref(), *tag));
+                local::batch(out, input, outcome, status);
+            }
+            (false, Ok((warning, tag))) => local::complete(out, warning.as_ref(), tag, status),
             (false, Err(fields)) => local::error(out, fields, status),
         }
         *transaction = next;

@@ -25,6 +25,8 @@ pub struct Workers {
     pub lifetime: Option<Duration>,
     /// For connecting to a server and logging in there.
     pub connect_timeout: Duration,
+    /// Fewer are given out at once while the server's processors are busy and clients wait anyway.
+    pub adaptive: bool,
     /// How many statements are in flight on one worker.
     pub pipeline: Pipeline,
 }
@@ -60,6 +62,7 @@ impl Default for Workers {
             idle_timeout: Some(Duration::from_secs(24 * 3600)),
             lifetime: Some(Duration::from_secs(3600)),
             connect_timeout: Duration::from_secs(15),
+            adaptive: true,
             pipeline: Pipeline::default(),
         }
     }

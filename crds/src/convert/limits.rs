@@ -49,6 +49,7 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
         idle_timeout,
         lifetime,
         connect_timeout,
+        adaptive,
         pipeline,
     } = written;
     if min_by_clients.is_empty() {
@@ -78,6 +79,7 @@ pub(super) fn workers(faults: &mut Faults, written: raw::Workers) -> Workers {
         idle_timeout: faults.never_or("idleTimeout", &idle_timeout, TIMEOUT),
         lifetime: faults.never_or("lifetime", &lifetime, ms(1000)..=hours(366 * 24)),
         connect_timeout: faults.duration("connectTimeout", &connect_timeout, ms(10)..=minutes(10)),
+        adaptive,
         pipeline: faults.within("pipeline", |faults| Pipeline {
             max_depth: faults.range("maxDepth", max_depth, 1..=1_000),
             max_expected_wait: faults.duration("maxExpectedWait", &max_expected_wait, ms(0)..=ms(10_000)),

@@ -37,6 +37,9 @@ pub struct Workers {
     pub lifetime: DurationText,
     /// For connecting to a server and logging in there. 10ms to 10m.
     pub connect_timeout: DurationText,
+    /// While the server confirms late what costs it nothing, because its processors are busy, and clients wait anyway, fewer workers
+    /// are given out at once to clients that want one for themselves: down to half of them, or 10. false = always all.
+    pub adaptive: bool,
     /// How many statements are in flight on one worker.
     pub pipeline: Pipeline,
 }
@@ -55,6 +58,7 @@ impl Default for Workers {
             idle_timeout: default.idle_timeout.into(),
             lifetime: default.lifetime.into(),
             connect_timeout: default.connect_timeout.into(),
+            adaptive: default.adaptive,
             pipeline: Pipeline::default(),
         }
     }

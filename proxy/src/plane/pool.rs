@@ -7,6 +7,7 @@
 mod connect;
 mod estimate;
 mod greet;
+mod pace;
 mod wait;
 mod watch;
 
@@ -30,6 +31,7 @@ use super::topology::Server;
 use super::turn;
 use super::worker::{Purpose, State, Worker};
 use estimate::Estimates;
+use pace::{Back, Pace};
 pub(super) use estimate::Run;
 pub(super) use wait::Asker;
 use wait::Waiter;
@@ -89,6 +91,7 @@ pub(super) struct Pool {
     /// The last failure to connect: with which startup settings, when, why.
     trouble: RefCell<Option<(Rc<Settings>, Instant, Rc<ServeError>)>>,
     estimates: Estimates,
+    pace: Pace,
     closed: Cell<bool>,
     /// Startup settings of somebody who had to change those of many workers.
     sought: RefCell<Option<Rc<Settings>>>,
@@ -130,6 +133,7 @@ impl Pool {
             backoff: Cell::new((None, connect::BACKOFF_MIN)),
             trouble: RefCell::new(None),
             estimates: Estimates::default(),
+            pace: Pace::default(),
             closed: Cell::new(false),
             sought: RefCell::new(None),
             watched: Cell::new(None),
@@ -170,8 +174,14 @@ impl Pool {
     /// A request has ended.
     pub(super) fn served(&self, purpose: Purpose, shape: u64, run: Run) {
         self.counters.service.observe(run.took);
-        if purpose == Purpose::Shared {
-            self.estimates.add(shape, run, turn::began());
+        match purpose {
+            Purpose::Shared => self.estimates.add(shape, run, turn::began()),
+            Purpose::Ending => {
+                let took = (!run.unwatched).then_some(run.took);
+                self.pace
+                    .confirmed(turn::began(), took, self.workers.borrow().len());
+            }
+            Purpose::Leased | Purpose::Internal | Purpose::Clean => {}
         }
     }
 
@@ -254,6 +264,7 @@ impl Pool {
         }
         let worker = self.best_idle(settings, session)?;
         worker.state.set(State::Leased);
+        worker.leased_at.set(turn::began());
         worker.reserved.set(false);
         self.counters.workers_leased.add(1);
         Some(worker)
@@ -322,6 +333,7 @@ impl Pool {
         if worker.state.get() == State::Closed {
             return;
         }
+        self.note_back(worker);
         if !worker.owes_nothing() {
             worker.abandon();
         } else if dirty {

@@ -27,6 +27,8 @@ pub struct PoolRow {
     pub workers_leased: usize,
     /// Workers being connected.
     pub workers_connecting: usize,
+    /// So many are given out at once to sessions that want one for themselves, because the server is busy; 0 = as many as there are.
+    pub lease_limit: usize,
     /// Longest wait of those waiting now.
     pub max_wait: Duration,
     /// `statement`, `transaction` or `session`.

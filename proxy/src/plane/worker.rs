@@ -214,6 +214,8 @@ pub(super) struct Worker {
     pub(super) retire_at: Option<Instant>,
     pub(super) state: Cell<State>,
     pub(super) idle_since: Cell<Instant>,
+    /// When a session got it for itself last.
+    pub(super) leased_at: Cell<Instant>,
     pub(super) requests: Cell<u64>,
     /// CancelRequests under way: nothing is appended until their sockets reached EOF.
     pub(super) fences: Cell<u32>,
@@ -281,6 +283,7 @@ impl Worker {
             retire_at,
             state: Cell::new(State::Idle),
             idle_since: Cell::new(now),
+            leased_at: Cell::new(now),
             requests: Cell::new(0),
             fences: Cell::new(0),
             reserved: Cell::new(false),

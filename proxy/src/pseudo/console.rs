@@ -52,6 +52,7 @@ pub(super) fn columns(command: &Command) -> &'static [Column] {
             ("workers_shared", Number),
             ("workers_leased", Number),
             ("workers_connecting", Number),
+            ("lease_limit", Number),
             ("maxwait_us", Number),
             ("paused", Flag),
         ],
@@ -187,6 +188,7 @@ async fn rows(stage: &dyn Stage, who: &Who, topic: Topic) -> Vec<Vec<Value>> {
                         pool.workers_shared,
                         pool.workers_leased,
                         pool.workers_connecting,
+                        pool.lease_limit,
                         pool.max_wait,
                         pool.paused,
                     ]
@@ -344,6 +346,7 @@ fn config(stage: &dyn Stage) -> Vec<Vec<Value>> {
         ("workers.idleTimeout", time(workers.idle_timeout)),
         ("workers.lifetime", time(workers.lifetime)),
         ("workers.connectTimeout", time(Some(workers.connect_timeout))),
+        ("workers.adaptive", workers.adaptive.to_string()),
         (
             "workers.pipeline.maxDepth",
             workers.pipeline.max_depth.to_string(),

@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::super::error::ServeError;
 use super::super::settings::Settings;
+use super::super::turn;
 use super::super::worker::{State, Worker};
-use super::{Fit, Pool};
+use super::{Back, Fit, Pool};
+
+/// When somebody looks at the latest after those who wait although a worker is idle.
+pub(super) const PACED_MAX: Duration = Duration::from_millis(5);
 
 /// What a waiter was given.
 type Grant = Result<Rc<Worker>, Rc<ServeError>>;
@@ -77,9 +81,38 @@ impl Drop for Place<'_> {
 }
 
 impl Pool {
+    /// How many workers may be given out at once; `None`: as many as there are (`pace.rs`).
+    pub(in crate::plane) fn lease_limit(&self, now: Instant) -> Option<usize> {
+        let limit = self.pace.limit(now)?;
+        let thread = self.thread.upgrade()?;
+        thread
+            .setting(|config| config.workers.adaptive)
+            .then_some(limit)
+    }
+
+    /// Whether one more may be.
+    fn may_lease(&self) -> bool {
+        let now = turn::began();
+        self.lease_limit(now).is_none_or(|limit| {
+            let workers = self.workers.borrow();
+            let counts = |w: &&Rc<Worker>| w.state.get() == State::Leased && self.pace.counts(w.leased_at.get(), now);
+            workers.iter().filter(counts).count() < limit
+        })
+    }
+
+    /// A worker comes back from a session that had it for itself.
+    pub(super) fn note_back(&self, worker: &Worker) {
+        let now = turn::began();
+        self.pace.note(&Back {
+            now,
+            held: now.saturating_duration_since(worker.leased_at.get()),
+            asked: self.is_asked(),
+        });
+    }
+
     /// A worker for oneself, if one is idle and nobody waits for it.
     pub(in crate::plane) fn take_now(self: &Rc<Self>, asker: &Asker<'_>) -> Option<Rc<Worker>> {
-        if !self.alone.borrow().is_empty() {
+        if !self.alone.borrow().is_empty() || !self.may_lease() {
             return None;
         }
         let worker = self.take_idle(asker.settings, asker.session)?;
@@ -174,6 +207,11 @@ impl Pool {
         }
     }
 
+    /// Somebody waits for a worker of his own.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.alone.borrow().is_empty()
+    }
+
     /// Gives what is free to those who wait, and starts workers where that is not enough.
     pub(super) fn serve_waiters(self: &Rc<Self>) {
         let nobody_waits = self.alone.borrow().is_empty() && self.shared.borrow().is_empty();
@@ -182,7 +220,7 @@ impl Pool {
         }
         let mut unserved: Option<Rc<Settings>> = None;
         let mut idle = self.idle_workers();
-        let mut at = 0;
+        let (mut at, mut paced) = (0, false);
         while idle > 0 {
             let Some(waiter) = self.alone.borrow().get(at).cloned() else {
                 break;
@@ -197,6 +235,12 @@ impl Pool {
                 idle = self.idle_workers();
                 continue;
             }
+            if !self.may_lease() {
+                // It gets one of those that come back, or, where none does, when those who have one no longer count.
+                paced = true;
+                self.watch(Instant::now() + PACED_MAX);
+                break;
+            }
             if let Some(worker) = self.take_idle(&waiter.settings, waiter.session) {
                 self.alone.borrow_mut().remove(at);
                 waiter.grant(Ok(worker));
@@ -205,8 +249,11 @@ impl Pool {
                 at += 1;
             }
         }
-        let mut missing = self.alone.borrow().len();
-        if let Some(waiter) = self.alone.borrow().front() {
+        let mut missing = 0;
+        if let Some(waiter) = self.alone.borrow().front()
+            && !paced
+        {
+            missing = self.alone.borrow().len();
             unserved = Some(waiter.startup.clone());
         }
         // Whoever waits to have a worker alone must not starve behind an endless stream of reads.

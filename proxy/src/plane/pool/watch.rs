@@ -107,6 +107,9 @@ impl Pool {
             scarce |= free == 0 && age >= self.long();
         }
         drop(workers);
+        if free > 0 && self.is_asked() {
+            self.serve_waiters();
+        }
         if scarce {
             self.start_another();
         }

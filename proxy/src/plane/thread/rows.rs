@@ -32,6 +32,7 @@ impl Thread {
                     workers_shared: count(&[State::Shared]),
                     workers_leased: count(&[State::Leased, State::Pinned]),
                     workers_connecting: pool.connecting(),
+                    lease_limit: pool.lease_limit(now).unwrap_or(0),
                     max_wait,
                     mode: pool.effective().pool_mode.as_str(),
                     paused: self.is_paused(&pool.database),

@@ -265,7 +265,8 @@ fn account(worker: &Worker, inner: &mut Inner) {
     };
     let seen = turn::began();
     let took = seen.saturating_duration_since(inner.head_since);
-    let at_most = inner.pending.is_empty() && turn::count() < inner.head_turn + 2;
+    let unwatched = turn::count() < inner.head_turn + 2;
+    let at_most = unwatched && inner.pending.is_empty();
     inner.head_since = seen.max(inner.head_since);
     inner.given_up = false;
     inner.head_turn = turn::count();
@@ -278,6 +279,7 @@ fn account(worker: &Worker, inner: &mut Inner) {
         let (purpose, shape) = *first;
         let run = Run {
             took,
+            unwatched,
             at_most: false,
             long: true,
         };
@@ -288,6 +290,7 @@ fn account(worker: &Worker, inner: &mut Inner) {
     let run = Run {
         took: took / u32::try_from(inner.ended.len()).unwrap_or(u32::MAX),
         at_most,
+        unwatched,
         long: false,
     };
     for (purpose, shape) in inner.ended.drain(..) {

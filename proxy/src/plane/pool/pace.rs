@@ -1,0 +1,346 @@
+//! How many workers are given out at once to clients that want one for themselves, where more ask than there are.
+//!
+//! A server whose processors are busy does not get more done with more transactions at once: its processes wait for each
+//! other, find their caches cold, and take the processor from whoever is to bring them the next statement. Whether it is
+//! so busy shows in what costs it nothing: the end of a transaction that only read (`worker/ending.rs`), which it confirms as soon
+//! as the process gets a processor. While that takes long and clients wait anyway, fewer workers are given out, by and by
+//! down to half of them; the others wait here instead of there, first come, first served.
+//!
+//! What is measured cannot tell why the server is busy. Where somebody else keeps it so, giving way gains nothing and costs us our share:
+//! so it is looked at, when it begins and now and then later, whether less got done with fewer, and then it ends for a while.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+/// No bound: as many as there are.
+const ALL: usize = usize::MAX;
+/// So many are always given out, or half of what is there if that is less.
+const LEAST: usize = 10;
+/// An end is confirmed late after so many microseconds more than it takes when the server is idle, or after twice that time where the way
+/// there takes longer than this. About four short statements on one processor.
+const LATE: f32 = 150.0;
+/// Weight of one end in what is usual.
+const WEIGHT: f32 = 1.0 / 64.0;
+/// Ends between two steps.
+const STEP: u32 = 32;
+/// How fast the least time seen may rise, per second.
+const RISE: f32 = 0.01;
+/// What was seen so long ago counts no longer: no end was heard of, or nobody has waited.
+const FORGOTTEN: Duration = Duration::from_millis(100);
+/// Weight of one holder in the usual time a worker is held.
+const HELD_WEIGHT: u32 = 32;
+/// Who has held a worker for this many times the usual time does not count: he thinks, works for long, or waits for a lock.
+const LONG: u32 = 4;
+/// And at least for so long.
+const LONG_MIN: Duration = Duration::from_millis(5);
+/// What gets done is counted over so long.
+const WINDOW: Duration = Duration::from_millis(500);
+/// With fewer at once at least this part of what got done before has to get done, else it was not worth it.
+const WORTH: f32 = 0.85;
+/// So long nothing is held back where it was not worth it; and after so long it is looked at again whether it is.
+const REST: Duration = Duration::from_secs(30);
+
+/// A worker comes back from the client that had it for itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Back {
+    pub(super) now: Instant,
+    /// How long it was held.
+    pub(super) held: Duration,
+    /// Whether clients wait for one.
+    pub(super) asked: bool,
+}
+
+/// What got done in some time.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    /// Workers that came back.
+    backs: u32,
+    /// Whether some were held back when it began; `None`: that has changed since, or nobody was held back.
+    paced: Option<bool>,
+}
+
+impl Window {
+    fn new(began: Instant, paced: bool) -> Self {
+        Self {
+            began,
+            backs: 0,
+            paced: Some(paced),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    limit: usize,
+    /// The least time an end took, in microseconds.
+    least: f32,
+    /// How much longer than that it takes, usually.
+    late: f32,
+    /// Since the last step.
+    ends: u32,
+    heard: Option<Instant>,
+    /// When somebody waited last.
+    asked: Option<Instant>,
+    usual: Duration,
+    window: Option<Window>,
+    /// Workers that came back per second while none were held back.
+    unpaced: Option<f32>,
+    /// Nothing is held back before.
+    rests_until: Option<Instant>,
+    /// When it is looked at again whether it is worth it.
+    check_at: Option<Instant>,
+}
+
+impl State {
+    fn limit(&self, now: Instant) -> usize {
+        let fresh = |seen: Option<Instant>| seen.is_some_and(|at| now.saturating_duration_since(at) < FORGOTTEN);
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        if fresh(self.heard) && fresh(self.asked) && !rests {
+            self.limit
+        } else {
+            ALL
+        }
+    }
+
+    /// Counts what comes back, and looks whether more did when none were held back.
+    fn count(&mut self, back: &Back) {
+        let paced = self.limit(back.now) != ALL;
+        let window = self.window.get_or_insert_with(|| Window::new(back.now, paced));
+        window.backs += 1;
+        if paced && !back.asked || window.paced != Some(paced) {
+            window.paced = None;
+        }
+        let took = back.now.saturating_duration_since(window.began);
+        if took < WINDOW {
+            return;
+        }
+        let rate = window.backs as f32 / took.as_secs_f32();
+        let was_paced = window.paced.filter(|_| took < WINDOW * 2);
+        match was_paced {
+            Some(false) => {
+                self.unpaced = Some(rate);
+                self.check_at = Some(back.now + REST);
+            }
+            Some(true) if self.unpaced.is_some_and(|before| rate < before * WORTH) => {
+                (self.limit, self.unpaced) = (ALL, None);
+                self.rests_until = Some(back.now + REST);
+            }
+            Some(true) if self.check_at.is_none_or(|at| at <= back.now) => {
+                // As if it were not worth it, for one window.
+                self.rests_until = Some(back.now + WINDOW + WINDOW / 10);
+            }
+            _ => {}
+        }
+        let paced = self.limit(back.now) != ALL;
+        self.window = Some(Window::new(back.now, paced));
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pace(RefCell<State>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(RefCell::new(State {
+            limit: ALL,
+            least: f32::MAX,
+            late: 0.0,
+            ends: 0,
+            heard: None,
+            asked: None,
+            usual: Duration::ZERO,
+            window: None,
+            unpaced: None,
+            rests_until: None,
+            check_at: None,
+        }))
+    }
+}
+
+impl Pace {
+    /// How many may be given out at once now; `None`: as many as there are.
+    pub(super) fn limit(&self, now: Instant) -> Option<usize> {
+        Some(self.0.borrow().limit(now)).filter(|limit| *limit != ALL)
+    }
+
+    /// Whether a worker that was given out at `since` counts.
+    pub(super) fn counts(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) < LONG_MIN.max(self.0.borrow().usual * LONG)
+    }
+
+    /// The server has confirmed an end. `took`: `None` if we have not looked before. There are `all` workers.
+    pub(super) fn confirmed(&self, now: Instant, took: Option<Duration>, all: usize) {
+        let mut state = self.0.borrow_mut();
+        let passed = state
+            .heard
+            .replace(now)
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if passed >= FORGOTTEN {
+            (state.limit, state.late, state.ends) = (ALL, 0.0, 0);
+        }
+        let above = took.map_or(0.0, |took| {
+            let us = took.as_secs_f32() * 1e6;
+            let risen = state.least * (1.0 + RISE * passed.min(FORGOTTEN).as_secs_f32());
+            state.least = us.min(risen);
+            us - state.least
+        });
+        state.late += (above - state.late) * WEIGHT;
+        state.ends += 1;
+        if state.ends < STEP {
+            return;
+        }
+        state.ends = 0;
+        let allowed = if state.least < f32::MAX { LATE.max(state.least) } else { LATE };
+        if state.late > allowed * 1.2 {
+            state.limit = state.limit.min(all).saturating_sub(1).max(LEAST.min(all / 2));
+        } else if state.late < allowed * 0.8 && state.limit != ALL {
+            state.limit = if state.limit + 1 < all { state.limit + 1 } else { ALL };
+        }
+    }
+
+    /// A worker came back.
+    pub(super) fn note(&self, back: &Back) {
+        let mut state = self.0.borrow_mut();
+        state.usual = if state.usual.is_zero() {
+            back.held
+        } else {
+            (state.usual * (HELD_WEIGHT - 1) + back.held) / HELD_WEIGHT
+        };
+        if back.asked {
+            state.asked = Some(back.now);
+        }
+        state.count(back);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKERS: usize = 20;
+
+    /// Transactions of clients that never pause, one after the other.
+    struct Load {
+        pace: Pace,
+        now: Instant,
+    }
+
+    impl Load {
+        fn new() -> Self {
+            Self {
+                pace: Pace::default(),
+                now: Instant::now(),
+            }
+        }
+
+        fn limit(&self) -> Option<usize> {
+            self.pace.limit(self.now)
+        }
+
+        /// For so long, so many a second, each held for 3 ms; a confirmation takes `took`.
+        fn run(&mut self, time: Duration, rate: u32, took: Option<Duration>, asked: bool) {
+            for _ in 0..(time.as_secs_f32() * rate as f32) as u32 {
+                self.end(rate, took, asked);
+            }
+        }
+
+        /// Until some are held back, and it was seen what gets done when none are.
+        fn be_late(&mut self) {
+            self.run(WINDOW * 4, 3000, us(800), true);
+        }
+
+        fn end(&mut self, rate: u32, took: Option<Duration>, asked: bool) {
+            self.now += Duration::from_secs(1) / rate;
+            self.pace.note(&Back {
+                now: self.now,
+                held: Duration::from_millis(3),
+                asked,
+            });
+            self.pace.confirmed(self.now, took, WORKERS);
+        }
+    }
+
+    fn us(us: u64) -> Option<Duration> {
+        Some(Duration::from_micros(us))
+    }
+
+    #[test]
+    fn a_server_that_confirms_at_once_gets_all_workers() {
+        let mut load = Load::new();
+        load.run(Duration::from_secs(2), 3000, us(80), true);
+        assert_eq!(load.limit(), None);
+        // However far away it is.
+        let mut load = Load::new();
+        load.run(Duration::from_secs(2), 3000, us(5_000), true);
+        load.run(Duration::from_secs(2), 3000, us(6_000), true);
+        assert_eq!(load.limit(), None);
+        // And it is not the server's fault when we are the ones who are late.
+        load.run(Duration::from_secs(2), 3000, None, true);
+        assert_eq!(load.limit(), None);
+    }
+
+    #[test]
+    fn one_that_confirms_late_gets_half_and_all_again_when_it_is_idle_or_nobody_waits() {
+        let mut load = Load::new();
+        load.run(Duration::from_millis(100), 3000, us(80), true);
+        load.be_late();
+        assert_eq!(load.limit(), Some(LEAST));
+        load.run(Duration::from_secs(1), 3000, us(90), true);
+        assert_eq!(load.limit(), None);
+        load.run(Duration::from_secs(1), 3000, us(800), true);
+        assert_eq!(load.limit(), Some(LEAST));
+        load.run(Duration::from_millis(200), 3000, us(800), false);
+        assert_eq!(load.limit(), None);
+    }
+
+    #[test]
+    fn without_news_of_the_server_nothing_is_held_back() {
+        let mut load = Load::new();
+        load.run(Duration::from_millis(100), 3000, us(80), true);
+        load.be_late();
+        assert!(load.limit().is_some());
+        load.now += FORGOTTEN;
+        assert_eq!(load.limit(), None);
+        load.run(Duration::from_millis(5), 3000, us(800), true);
+        assert_eq!(load.limit(), None, "it begins anew");
+    }
+
+    #[test]
+    fn where_less_gets_done_with_fewer_it_ends() {
+        let mut load = Load::new();
+        load.run(Duration::from_secs(2), 3000, us(80), true);
+        let mut paced = 0.0;
+        for _ in 0..60_000 {
+            // Somebody else keeps the processors busy: with half as many at once half as much gets done.
+            let rate = if load.limit().is_some() { 1500 } else { 3000 };
+            load.end(rate, us(800), true);
+            paced += load.limit().map_or(0.0, |_| 1.0 / f64::from(rate));
+        }
+        assert!((0.1..2.0).contains(&paced), "{paced} s of 20");
+    }
+
+    #[test]
+    fn where_more_gets_done_with_fewer_it_lasts() {
+        let mut load = Load::new();
+        load.run(Duration::from_secs(2), 3000, us(80), true);
+        let (mut paced, mut all) = (0.0, 0.0);
+        for _ in 0..300_000 {
+            let rate = if load.limit().is_some() { 3300 } else { 3000 };
+            load.end(rate, us(800), true);
+            all += 1.0 / f64::from(rate);
+            paced += load.limit().map_or(0.0, |_| 1.0 / f64::from(rate));
+        }
+        assert!(paced > 0.95 * all, "{paced} s of {all}");
+    }
+
+    #[test]
+    fn who_holds_a_worker_for_long_does_not_count() {
+        let mut load = Load::new();
+        load.run(Duration::from_secs(1), 3000, us(80), true);
+        let since = load.now;
+        assert!(load.pace.counts(since, since + Duration::from_millis(11)));
+        assert!(!load.pace.counts(since, since + Duration::from_millis(13)));
+    }
+}

@@ -357,6 +357,7 @@ pub(super) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(TASKS_PER_TURN)
+        .on_thread_park(super::turn::end)
         .on_thread_unpark(super::turn::begin)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {

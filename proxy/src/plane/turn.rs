@@ -3,7 +3,10 @@
 //! What came is known at the beginning of a turn; when a task gets to it says more about us than about the server.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Who has waited for so long for something to come did not find it there when it asked.
+const SLEPT_MIN: Duration = Duration::from_micros(50);
 
 /// Turns in a row with at most one request each, after which the next is not expected to have company either.
 const LONELY: u32 = 4;
@@ -11,11 +14,31 @@ const LONELY: u32 = 4;
 thread_local! {
     static LONE: Cell<Lone> = const { Cell::new(Lone { turn: 0, requests: 0, turns: 0 }) };
     static TURN: Cell<(u64, Option<Instant>)> = const { Cell::new((0, None)) };
+    /// When the last turn ended, and whether there was nothing to do between it and this one.
+    static REST: Cell<(Option<Instant>, bool)> = const { Cell::new((None, false)) };
 }
 
 /// The reactor has looked: a turn begins. Called by the runtime of a data thread.
 pub(super) fn begin() {
-    TURN.with(|turn| turn.set((turn.get().0 + 1, Some(Instant::now()))));
+    let now = Instant::now();
+    TURN.with(|turn| turn.set((turn.get().0 + 1, Some(now))));
+    REST.with(|rest| {
+        let ended = rest.get().0;
+        rest.set((
+            ended,
+            ended.is_some_and(|at| now.saturating_duration_since(at) >= SLEPT_MIN),
+        ));
+    });
+}
+
+/// Every task has run: the reactor is about to look. Called by the runtime of a data thread.
+pub(super) fn end() {
+    REST.with(|rest| rest.set((Some(Instant::now()), false)));
+}
+
+/// Whether nothing had come when the reactor looked: what this turn brings came just now.
+pub(super) fn slept() -> bool {
+    REST.with(Cell::get).1
 }
 
 /// How many requests the turns brought of late.

@@ -35,7 +35,7 @@ pub(in crate::plane) struct Run {
     pub(in crate::plane) took: Duration,
     /// It did not take longer, but perhaps less.
     pub(in crate::plane) at_most: bool,
-    /// Nobody has looked between its beginning and its end.
+    /// Nobody has looked between its beginning and its end: how long it took is not known.
     pub(in crate::plane) unwatched: bool,
     /// It took so long that nobody should have had to wait behind it.
     pub(in crate::plane) long: bool,
@@ -138,12 +138,16 @@ mod tests {
         fn run(&mut self, us: u64, at_most: bool, long: bool) {
             self.now += Duration::from_millis(1);
             let took = Duration::from_micros(us);
-            self.estimates.add(1, Run {
-                took,
-                at_most,
-                unwatched: at_most,
-                long,
-            }, self.now);
+            self.estimates.add(
+                1,
+                Run {
+                    took,
+                    at_most,
+                    unwatched: at_most,
+                    long,
+                },
+                self.now,
+            );
         }
 
         fn time(&self) -> Duration {

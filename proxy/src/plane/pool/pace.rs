@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const ALL: usize = usize::MAX;
 /// So many are always given out, or half of what is there if that is less.
 const LEAST: usize = 10;
+/// Of fewer workers none is held back.
+const FEW: usize = 8;
 /// An end is confirmed late after so many microseconds more than it takes when the server is idle, or after twice that time where the way
 /// there takes longer than this. About four short statements on one processor.
 const LATE: f32 = 150.0;
@@ -31,8 +33,9 @@ const FORGOTTEN: Duration = Duration::from_millis(100);
 const HELD_WEIGHT: u32 = 32;
 /// Who has held a worker for this many times the usual time does not count: he thinks, works for long, or waits for a lock.
 const LONG: u32 = 4;
-/// And at least for so long.
+/// But not before this time, and after that one in any case.
 const LONG_MIN: Duration = Duration::from_millis(5);
+const LONG_MAX: Duration = Duration::from_millis(100);
 /// What gets done is counted over so long.
 const WINDOW: Duration = Duration::from_millis(500);
 /// With fewer at once at least this part of what got done before has to get done, else it was not worth it.
@@ -94,7 +97,11 @@ struct State {
 
 impl State {
     fn limit(&self, now: Instant) -> usize {
-        let fresh = |seen: Option<Instant>| seen.is_some_and(|at| now.saturating_duration_since(at) < FORGOTTEN);
+        if self.limit == ALL {
+            return ALL;
+        }
+        let fresh =
+            |seen: Option<Instant>| seen.is_some_and(|at| now.saturating_duration_since(at) < FORGOTTEN);
         let rests = self.rests_until.is_some_and(|until| now < until);
         if fresh(self.heard) && fresh(self.asked) && !rests {
             self.limit
@@ -167,7 +174,8 @@ impl Pace {
 
     /// Whether a worker that was given out at `since` counts.
     pub(super) fn counts(&self, since: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(since) < LONG_MIN.max(self.0.borrow().usual * LONG)
+        let long = (self.0.borrow().usual * LONG).clamp(LONG_MIN, LONG_MAX);
+        now.saturating_duration_since(since) < long
     }
 
     /// The server has confirmed an end. `took`: `None` if we have not looked before. There are `all` workers.
@@ -192,11 +200,21 @@ impl Pace {
             return;
         }
         state.ends = 0;
-        let allowed = if state.least < f32::MAX { LATE.max(state.least) } else { LATE };
-        if state.late > allowed * 1.2 {
+        let allowed = if state.least < f32::MAX {
+            LATE.max(state.least)
+        } else {
+            LATE
+        };
+        if all < FEW {
+            state.limit = ALL;
+        } else if state.late > allowed * 1.2 {
             state.limit = state.limit.min(all).saturating_sub(1).max(LEAST.min(all / 2));
         } else if state.late < allowed * 0.8 && state.limit != ALL {
-            state.limit = if state.limit + 1 < all { state.limit + 1 } else { ALL };
+            state.limit = if state.limit + 1 < all {
+                state.limit + 1
+            } else {
+                ALL
+            };
         }
     }
 

@@ -85,9 +85,7 @@ impl Pool {
     pub(in crate::plane) fn lease_limit(&self, now: Instant) -> Option<usize> {
         let limit = self.pace.limit(now)?;
         let thread = self.thread.upgrade()?;
-        thread
-            .setting(|config| config.workers.adaptive)
-            .then_some(limit)
+        thread.setting(|config| config.workers.adaptive).then_some(limit)
     }
 
     /// Whether one more may be.
@@ -95,7 +93,8 @@ impl Pool {
         let now = turn::began();
         self.lease_limit(now).is_none_or(|limit| {
             let workers = self.workers.borrow();
-            let counts = |w: &&Rc<Worker>| w.state.get() == State::Leased && self.pace.counts(w.leased_at.get(), now);
+            let counts =
+                |w: &&Rc<Worker>| w.state.get() == State::Leased && self.pace.counts(w.leased_at.get(), now);
             workers.iter().filter(counts).count() < limit
         })
     }
@@ -249,11 +248,11 @@ impl Pool {
                 at += 1;
             }
         }
-        let mut missing = 0;
+        // Those at the front found no worker that suits them.
+        let mut missing = if paced { at } else { self.alone.borrow().len() };
         if let Some(waiter) = self.alone.borrow().front()
-            && !paced
+            && missing > 0
         {
-            missing = self.alone.borrow().len();
             unserved = Some(waiter.startup.clone());
         }
         // Whoever waits to have a worker alone must not starve behind an endless stream of reads.

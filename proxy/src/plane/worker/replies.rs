@@ -265,8 +265,9 @@ fn account(worker: &Worker, inner: &mut Inner) {
     };
     let seen = turn::began();
     let took = seen.saturating_duration_since(inner.head_since);
-    let unwatched = turn::count() < inner.head_turn + 2;
-    let at_most = unwatched && inner.pending.is_empty();
+    let next_turn = turn::count() < inner.head_turn + 2;
+    let at_most = next_turn && inner.pending.is_empty();
+    let unwatched = next_turn && !turn::slept();
     inner.head_since = seen.max(inner.head_since);
     inner.given_up = false;
     inner.head_turn = turn::count();

@@ -88,7 +88,11 @@ fn hinder(stage: &Stage, stop: &AtomicBool) {
             .iter()
             .map(|row| Pid::from_raw(row[0].as_ref().unwrap().parse().unwrap()))
             .collect();
-        let tell = |signal| pids.iter().for_each(|pid| drop(kill(*pid, signal)));
+        let tell = |signal| {
+            for pid in &pids {
+                let _ = kill(*pid, signal); // it may have ended
+            }
+        };
         for _ in 0..50 {
             tell(Signal::SIGSTOP);
             sleep(Duration::from_millis(2));

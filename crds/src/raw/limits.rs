@@ -38,7 +38,7 @@ pub struct Workers {
     /// For connecting to a server and logging in there. 10ms to 10m.
     pub connect_timeout: DurationText,
     /// While the server confirms late what costs it nothing, because its processors are busy, and clients wait anyway, fewer workers
-    /// are given out at once to clients that want one for themselves: down to half of them, or 10. false = always all.
+    /// are given out at once to clients that want one for themselves: down to 10, or half of them if that is less. false = always all.
     pub adaptive: bool,
     /// How many statements are in flight on one worker.
     pub pipeline: Pipeline,

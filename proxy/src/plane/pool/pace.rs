@@ -3,8 +3,8 @@
 //! A server whose processors are busy does not get more done with more transactions at once: its processes wait for each
 //! other, find their caches cold, and take the processor from whoever is to bring them the next statement. Whether it is
 //! so busy shows in what costs it nothing: the end of a transaction that only read (`worker/ending.rs`), which it confirms as soon
-//! as the process gets a processor. While that takes long and clients wait anyway, fewer workers are given out, by and by
-//! down to half of them; the others wait here instead of there, first come, first served.
+//! as the process gets a processor. While that takes long and clients wait anyway, fewer workers are given out, by and
+//! by; the clients wait here instead of there, first come, first served.
 //!
 //! What is measured cannot tell why the server is busy. Where somebody else keeps it so, giving way gains nothing and costs us our share:
 //! so it is looked at, when it begins and now and then later, whether less got done with fewer, and then it ends for a while.
@@ -19,7 +19,7 @@ const LEAST: usize = 10;
 /// Of fewer workers none is held back.
 const FEW: usize = 8;
 /// An end is confirmed late after so many microseconds more than it takes when the server is idle, or after twice that time where the way
-/// there takes longer than this. About four short statements on one processor.
+/// there takes longer than this. One or two short statements on one processor.
 const LATE: f32 = 150.0;
 /// Weight of one end in what is usual.
 const WEIGHT: f32 = 1.0 / 64.0;
@@ -59,7 +59,7 @@ struct Window {
     began: Instant,
     /// Workers that came back.
     backs: u32,
-    /// Whether some were held back when it began; `None`: that has changed since, or nobody was held back.
+    /// Whether clients were held back; `None`: that has changed since it began, or for a moment nobody waited.
     paced: Option<bool>,
 }
 

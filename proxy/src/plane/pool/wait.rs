@@ -13,7 +13,7 @@ use super::super::worker::{State, Worker};
 use super::{Back, Fit, Pool};
 
 /// When somebody looks at the latest after those who wait although a worker is idle.
-pub(super) const PACED_MAX: Duration = Duration::from_millis(5);
+const PACED_MAX: Duration = Duration::from_millis(5);
 
 /// What a waiter was given.
 type Grant = Result<Rc<Worker>, Rc<ServeError>>;

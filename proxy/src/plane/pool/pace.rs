@@ -7,7 +7,7 @@
 //! by; the clients wait here instead of there, first come, first served.
 //!
 //! What is measured cannot tell why the server is busy. Where somebody else keeps it so, giving way gains nothing and costs us our share:
-//! so it is looked at, when it begins and now and then later, whether less got done with fewer, and then it ends for a while.
+//! so it is known what got done without, from half a second in thirty, and where less gets done with fewer it ends for a while.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ const LONG_MAX: Duration = Duration::from_millis(100);
 const WINDOW: Duration = Duration::from_millis(500);
 /// With fewer at once at least this part of what got done before has to get done, else it was not worth it.
 const WORTH: f32 = 0.85;
-/// So long nothing is held back where it was not worth it; and after so long it is looked at again whether it is.
+/// So long nothing is held back where it was not worth it; and after so long it has to be seen again what gets done without.
 const REST: Duration = Duration::from_secs(30);
 
 /// A worker comes back from the client that had it for itself.
@@ -61,6 +61,8 @@ struct Window {
     backs: u32,
     /// Whether clients were held back; `None`: that has changed since it began, or for a moment nobody waited.
     paced: Option<bool>,
+    /// Whether anybody waited.
+    asked: bool,
 }
 
 impl Window {
@@ -69,6 +71,7 @@ impl Window {
             began,
             backs: 0,
             paced: Some(paced),
+            asked: false,
         }
     }
 }
@@ -87,12 +90,10 @@ struct State {
     asked: Option<Instant>,
     usual: Duration,
     window: Option<Window>,
-    /// Workers that came back per second while none were held back.
-    unpaced: Option<f32>,
+    /// Workers that came back per second while none were held back, and when that was. Without it, or when it is old, none are.
+    unpaced: Option<(f32, Instant)>,
     /// Nothing is held back before.
     rests_until: Option<Instant>,
-    /// When it is looked at again whether it is worth it.
-    check_at: Option<Instant>,
 }
 
 impl State {
@@ -100,10 +101,11 @@ impl State {
         if self.limit == ALL {
             return ALL;
         }
-        let fresh =
-            |seen: Option<Instant>| seen.is_some_and(|at| now.saturating_duration_since(at) < FORGOTTEN);
+        let within =
+            |seen: Option<Instant>, limit| seen.is_some_and(|at| now.saturating_duration_since(at) < limit);
         let rests = self.rests_until.is_some_and(|until| now < until);
-        if fresh(self.heard) && fresh(self.asked) && !rests {
+        let known = within(self.unpaced.map(|(_, at)| at), REST);
+        if within(self.heard, FORGOTTEN) && within(self.asked, FORGOTTEN) && known && !rests {
             self.limit
         } else {
             ALL
@@ -115,6 +117,7 @@ impl State {
         let paced = self.limit(back.now) != ALL;
         let window = self.window.get_or_insert_with(|| Window::new(back.now, paced));
         window.backs += 1;
+        window.asked |= back.asked;
         if paced && !back.asked || window.paced != Some(paced) {
             window.paced = None;
         }
@@ -123,19 +126,10 @@ impl State {
             return;
         }
         let rate = window.backs as f32 / took.as_secs_f32();
-        let was_paced = window.paced.filter(|_| took < WINDOW * 2);
-        match was_paced {
-            Some(false) => {
-                self.unpaced = Some(rate);
-                self.check_at = Some(back.now + REST);
-            }
-            Some(true) if self.unpaced.is_some_and(|before| rate < before * WORTH) => {
-                (self.limit, self.unpaced) = (ALL, None);
+        match window.paced.filter(|_| window.asked && took < WINDOW * 2) {
+            Some(false) => self.unpaced = Some((rate, back.now)),
+            Some(true) if self.unpaced.is_some_and(|(before, _)| rate < before * WORTH) => {
                 self.rests_until = Some(back.now + REST);
-            }
-            Some(true) if self.check_at.is_none_or(|at| at <= back.now) => {
-                // As if it were not worth it, for one window.
-                self.rests_until = Some(back.now + WINDOW + WINDOW / 10);
             }
             _ => {}
         }
@@ -161,7 +155,6 @@ impl Default for Pace {
             window: None,
             unpaced: None,
             rests_until: None,
-            check_at: None,
         }))
     }
 }

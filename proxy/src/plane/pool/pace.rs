@@ -38,7 +38,9 @@ const LONG_MIN: Duration = Duration::from_millis(5);
 const LONG_MAX: Duration = Duration::from_millis(100);
 /// What gets done is counted over so long.
 const WINDOW: Duration = Duration::from_millis(500);
-/// With fewer at once at least this part of what got done before has to get done, else it was not worth it.
+/// A window in which nothing came back for so long says nothing: the load has paused.
+const PAUSE: Duration = Duration::from_millis(25);
+/// With fewer at once at least this part of what got done before has to get done, else it was not worth it; in two windows, one after the other.
 const WORTH: f32 = 0.85;
 /// So long nothing is held back where it was not worth it; and after so long it has to be seen again what gets done without.
 const REST: Duration = Duration::from_secs(30);
@@ -59,7 +61,8 @@ struct Window {
     began: Instant,
     /// Workers that came back.
     backs: u32,
-    /// Whether clients were held back; `None`: that has changed since it began, or for a moment nobody waited.
+    last: Instant,
+    /// Whether clients were held back; `None`: that has changed since it began, or for a moment nobody waited or nothing came back.
     paced: Option<bool>,
     /// Whether anybody waited.
     asked: bool,
@@ -70,6 +73,7 @@ impl Window {
         Self {
             began,
             backs: 0,
+            last: began,
             paced: Some(paced),
             asked: false,
         }
@@ -92,6 +96,8 @@ struct State {
     window: Option<Window>,
     /// Workers that came back per second while none were held back, and when that was. Without it, or when it is old, none are.
     unpaced: Option<(f32, Instant)>,
+    /// Less got done in the last window.
+    doubted: bool,
     /// Nothing is held back before.
     rests_until: Option<Instant>,
 }
@@ -118,7 +124,9 @@ impl State {
         let window = self.window.get_or_insert_with(|| Window::new(back.now, paced));
         window.backs += 1;
         window.asked |= back.asked;
-        if paced && !back.asked || window.paced != Some(paced) {
+        let paused = back.now.saturating_duration_since(window.last) >= PAUSE;
+        window.last = back.now;
+        if paused || paced && !back.asked || window.paced != Some(paced) {
             window.paced = None;
         }
         let took = back.now.saturating_duration_since(window.began);
@@ -126,12 +134,16 @@ impl State {
             return;
         }
         let rate = window.backs as f32 / took.as_secs_f32();
-        match window.paced.filter(|_| window.asked && took < WINDOW * 2) {
+        match window.paced.filter(|_| window.asked) {
             Some(false) => self.unpaced = Some((rate, back.now)),
             Some(true) if self.unpaced.is_some_and(|(before, _)| rate < before * WORTH) => {
-                self.rests_until = Some(back.now + REST);
+                if self.doubted {
+                    self.rests_until = Some(back.now + REST);
+                }
+                self.doubted = !self.doubted;
             }
-            _ => {}
+            Some(true) => self.doubted = false,
+            None => {}
         }
         let paced = self.limit(back.now) != ALL;
         self.window = Some(Window::new(back.now, paced));
@@ -154,6 +166,7 @@ impl Default for Pace {
             usual: Duration::ZERO,
             window: None,
             unpaced: None,
+            doubted: false,
             rests_until: None,
         }))
     }
@@ -330,6 +343,20 @@ mod tests {
             paced += load.limit().map_or(0.0, |_| 1.0 / f64::from(rate));
         }
         assert!((0.1..2.0).contains(&paced), "{paced} s of 20");
+    }
+
+    #[test]
+    fn a_pause_of_the_load_is_not_taken_for_less_that_gets_done() {
+        let mut load = Load::new();
+        load.run(Duration::from_secs(1), 3000, us(80), true);
+        load.be_late();
+        for _ in 0..10 {
+            load.run(Duration::from_millis(400), 3000, us(800), true);
+            load.now += Duration::from_millis(90);
+            assert!(load.limit().is_some());
+        }
+        load.run(Duration::from_millis(500), 3000, us(800), true);
+        assert!(load.limit().is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::manifest::Manifest;
 use crate::programs::{Proxy, ProxyBuilder};
-use crate::wait::wait_for;
+use crate::wait::{DEADLINE, wait_for, wait_until};
 use crate::wire::Connection;
 use crate::world::World;
 
@@ -55,6 +55,19 @@ impl Stage {
             path,
             world,
         }
+    }
+
+    /// One server with a table `t` of one row, `a` = 1, and a proxy that knows how to read it.
+    pub fn with_table(name: &str, change: impl FnOnce(Manifest) -> Manifest) -> Self {
+        let stage = Self::start(name, change);
+        let mut client = stage.client();
+        client.query("create table t as select 1 as a").expect("a table");
+        wait_until("a table that is known", DEADLINE, || {
+            let before = stage.stat("requests_shared");
+            client.query("select a from t").expect("its row");
+            stage.stat("requests_shared") > before
+        });
+        stage
     }
 
     /// A client of the proxy: user `app`, database `app`.

@@ -32,7 +32,7 @@ use super::turn;
 use super::worker::{Purpose, State, Worker};
 use estimate::Estimates;
 pub(super) use estimate::Run;
-use pace::{Back, Pace};
+use pace::Pace;
 pub(super) use wait::Asker;
 use wait::Waiter;
 pub(super) use watch::Watch;

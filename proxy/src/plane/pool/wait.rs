@@ -10,7 +10,8 @@ use super::super::error::ServeError;
 use super::super::settings::Settings;
 use super::super::turn;
 use super::super::worker::{State, Worker};
-use super::{Back, Fit, Pool};
+use super::pace::Back;
+use super::{Fit, Pool};
 
 /// When somebody looks at the latest after those who wait although a worker is idle.
 const PACED_MAX: Duration = Duration::from_millis(5);
@@ -111,7 +112,7 @@ impl Pool {
 
     /// A worker for oneself, if one is idle and nobody waits for it.
     pub(in crate::plane) fn take_now(self: &Rc<Self>, asker: &Asker<'_>) -> Option<Rc<Worker>> {
-        if !self.alone.borrow().is_empty() || !self.may_lease() {
+        if self.is_asked() || !self.may_lease() {
             return None;
         }
         let worker = self.take_idle(asker.settings, asker.session)?;
@@ -213,7 +214,7 @@ impl Pool {
 
     /// Gives what is free to those who wait, and starts workers where that is not enough.
     pub(super) fn serve_waiters(self: &Rc<Self>) {
-        let nobody_waits = self.alone.borrow().is_empty() && self.shared.borrow().is_empty();
+        let nobody_waits = !self.is_asked() && self.shared.borrow().is_empty();
         if nobody_waits && !self.reserving.get() {
             return;
         }

@@ -107,6 +107,7 @@ impl Pool {
             scarce |= free == 0 && age >= self.long();
         }
         drop(workers);
+        // Perhaps somebody who has a worker no longer counts (`pace.rs`).
         if free > 0 && self.is_asked() {
             self.serve_waiters();
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgstmtpool_tests::wire::{Connection, WireError, encode};
 use pgstmtpool_tests::{
-    Cluster, Manifest, Proxy, Random, Relay, RelayMode, Stage, World, resident_bytes, wait_for,
+    Cluster, Manifest, Proxy, Random, Relay, RelayMode, Stage, World, resident_bytes, wait_for, wait_until,
 };
 
 fn stage(name: &str) -> Stage {
@@ -273,8 +273,8 @@ fn a_thousand_silent_sockets_keep_nobody_out() {
     drop(silent);
 }
 
-/// The server turns bad after the proxy has come to trust it.
-fn behind_relay(name: &str) -> (std::sync::Arc<World>, Cluster, Relay, Proxy) {
+/// The server turns bad after the proxy has come to trust it. `workers`, `threads`: of the proxy.
+fn behind_relay(name: &str, workers: &str, threads: &str) -> (std::sync::Arc<World>, Cluster, Relay, Proxy) {
     let world = std::sync::Arc::new(World::new(name));
     let cluster = Cluster::single(&world);
     cluster.master().sql("create role app login");
@@ -282,7 +282,8 @@ fn behind_relay(name: &str) -> (std::sync::Arc<World>, Cluster, Relay, Proxy) {
     let line = format!("{{name: pg-0, host: 127.0.0.1, port: {}}}", relay.port);
     let manifest = Manifest::of(&cluster).set("master", &line);
     let manifest = manifest
-        .set("workers.connectTimeout", "1s")
+        .set("workers", workers)
+        .set("proxy.threads", threads)
         .set("timeouts", "{queryWait: 2s}");
     let proxy = Proxy::start(&world, &manifest.write());
     (world, cluster, relay, proxy)
@@ -290,7 +291,7 @@ fn behind_relay(name: &str) -> (std::sync::Arc<World>, Cluster, Relay, Proxy) {
 
 #[test]
 fn nonsense_from_a_server_is_an_error_for_its_client_and_recovers_with_the_server() {
-    let (_world, _cluster, relay, proxy) = behind_relay("hostile-server");
+    let (_world, _cluster, relay, proxy) = behind_relay("hostile-server", "{connectTimeout: 1s}", "0");
     let mut client = proxy.connect("app", "postgres");
     client.query("select 1").unwrap();
     for mode in [RelayMode::Garbage, RelayMode::Closed] {
@@ -313,7 +314,7 @@ fn nonsense_from_a_server_is_an_error_for_its_client_and_recovers_with_the_serve
 
 #[test]
 fn a_silent_server_is_reported_within_the_time_limits() {
-    let (_world, _cluster, relay, proxy) = behind_relay("hostile-mute");
+    let (_world, _cluster, relay, proxy) = behind_relay("hostile-mute", "{connectTimeout: 1s}", "0");
     proxy.connect("app", "postgres").query("select 1").unwrap();
     let mut client = proxy.connect("app", "postgres");
     relay.set(RelayMode::Silent);
@@ -331,4 +332,38 @@ fn a_silent_server_is_reported_within_the_time_limits() {
         client.set_timeout(Duration::from_secs(3));
         client.query("select 1").map_err(|e| e.to_string())
     });
+}
+
+#[test]
+fn a_login_does_not_wait_for_a_connection_that_hangs_and_is_of_no_use_to_it() {
+    let (_world, _cluster, relay, proxy) = behind_relay("hostile-hung", "{connectTimeout: 30s}", "1");
+    let mut holder = proxy.connect("app", "postgres");
+    holder.query("begin").unwrap();
+    holder.query("create temporary table held ()").unwrap();
+    relay.set(RelayMode::Silent);
+    // It takes the worker that is kept ready, and another is opened in its place: that connection says nothing.
+    let mut other = proxy.connect("app", "postgres");
+    other.send(&encode::query(b"begin; select 1")).unwrap();
+    let connecting = || {
+        let pools = proxy.pseudo("show pools");
+        pools
+            .iter()
+            .any(|pool| pool[1].as_deref() == Some("app") && pool[11].as_deref() != Some("0"))
+    };
+    wait_until("a connection in the making", Duration::from_secs(5), connecting);
+    relay.set(RelayMode::Pass);
+    let started = Instant::now();
+    let parameters = [
+        ("user", "app"),
+        ("database", "postgres"),
+        ("TimeZone", "Asia/Tokyo"),
+    ];
+    let mut late = Connection::open_with(&proxy.tcp(), &parameters, None).unwrap();
+    assert_eq!(late.value("show timezone").unwrap(), "Asia/Tokyo");
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(connecting(), "it still hangs");
 }

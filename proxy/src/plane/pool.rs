@@ -86,7 +86,8 @@ pub(super) struct Pool {
     shared: RefCell<VecDeque<Rc<Waiter>>>,
     /// Some workers take no more known reads, for the sake of those who wait to have one alone.
     reserving: Cell<bool>,
-    connecting: Cell<usize>,
+    /// Workers in the making: what clients that are greeted from them have set.
+    making: RefCell<Vec<Rc<Settings>>>,
     backoff: Cell<(Option<Instant>, Duration)>,
     /// The last failure to connect: with which startup settings, when, why.
     trouble: RefCell<Option<(Rc<Settings>, Instant, Rc<ServeError>)>>,
@@ -129,7 +130,7 @@ impl Pool {
             alone: RefCell::default(),
             shared: RefCell::default(),
             reserving: Cell::new(false),
-            connecting: Cell::new(0),
+            making: RefCell::default(),
             backoff: Cell::new((None, connect::BACKOFF_MIN)),
             trouble: RefCell::new(None),
             estimates: Estimates::default(),
@@ -401,7 +402,7 @@ impl Pool {
             .iter()
             .filter(|w| matches!(w.state.get(), State::Leased | State::Pinned))
             .count();
-        workers.len() - held + self.connecting.get()
+        workers.len() - held + self.connecting()
     }
 
     /// Starts workers up to what the number of clients asks for; at least one that nobody holds while there are clients.
@@ -423,7 +424,7 @@ impl Pool {
 
     /// One more worker, if the limits allow it.
     pub(super) fn start_another(self: &Rc<Self>) {
-        if self.connecting.get() == 0
+        if self.connecting() == 0
             && let Some(base) = self.any_base()
         {
             self.start_worker(base);
@@ -531,7 +532,7 @@ impl Pool {
 
     /// Whether nothing runs here any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.workers.borrow().is_empty() && self.connecting.get() == 0
+        self.workers.borrow().is_empty() && self.connecting() == 0
     }
 
     /// Sessions that wait, and the longest wait.
@@ -549,7 +550,7 @@ impl Pool {
 
     /// Workers in the making.
     pub(super) fn connecting(&self) -> usize {
-        self.connecting.get()
+        self.making.borrow().len()
     }
 
     /// A client left while its statement ran: the statement has some time to end by itself, then it is cancelled, then

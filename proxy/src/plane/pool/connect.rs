@@ -57,13 +57,16 @@ impl Pool {
             thread.make_room(&self.server.name, &self.database, &self.user);
             return false;
         }
-        self.connecting.set(self.connecting.get() + 1);
+        let greeted_as = thread
+            .settings
+            .with(&base, vec![("application_name".to_owned(), None)]);
+        self.making.borrow_mut().push(greeted_as.clone());
         let pool = self.clone();
-        tokio::task::spawn_local(async move { pool.connect(base).await });
+        tokio::task::spawn_local(async move { pool.connect(base, greeted_as).await });
         true
     }
 
-    async fn connect(self: Rc<Self>, base: Rc<Settings>) {
+    async fn connect(self: Rc<Self>, base: Rc<Settings>, greeted_as: Rc<Settings>) {
         let Some(thread) = self.thread.upgrade() else {
             return;
         };
@@ -80,17 +83,23 @@ impl Pool {
             )
         };
         let result = establish(&config).await;
-        self.connecting.set(self.connecting.get() - 1);
+        {
+            let mut making = self.making.borrow_mut();
+            let at = making.iter().position(|other| Rc::ptr_eq(other, &greeted_as));
+            if let Some(at) = at {
+                making.swap_remove(at);
+            }
+        }
         match result {
             Ok(established) if !self.closed.get() => {
                 self.backoff.set((None, BACKOFF_MIN));
                 *self.trouble.borrow_mut() = None;
                 self.counters.connects.add(1);
                 self.counters.workers.add(1);
-                let key = thread
-                    .settings
-                    .with(&base, vec![("application_name".to_owned(), None)]);
-                self.remember_greeting(&key, Rc::new(Greeting::new(established.parameters.clone())));
+                self.remember_greeting(
+                    &greeted_as,
+                    Rc::new(Greeting::new(established.parameters.clone())),
+                );
                 let lifetime = thread
                     .config()
                     .workers

@@ -97,14 +97,15 @@ impl Pool {
         }
     }
 
-    /// Startup settings of the first client whose greeting nobody knows yet and no worker in the making will bring.
+    /// Startup settings of the first client whose greeting nobody knows yet, unless a worker in the making will bring it, or that of
+    /// another one: guests are served one at a time.
     fn guest_without_worker(&self) -> Option<Rc<Settings>> {
-        if self.connecting.get() > 0 {
-            return None;
-        }
-        let guests = self.guests.borrow();
-        let guest = guests.iter().find(|guest| self.greeting(&guest.key).is_none())?;
-        Some(guest.startup.clone())
+        let (guests, making) = (self.guests.borrow(), self.making.borrow());
+        let mut unknown = guests.iter().filter(|guest| self.greeting(&guest.key).is_none());
+        let first = unknown.next()?;
+        let is_coming =
+            |guest: &Rc<Guest>| making.iter().any(|greeted_as| Rc::ptr_eq(greeted_as, &guest.key));
+        (!is_coming(first) && !unknown.any(is_coming)).then(|| first.startup.clone())
     }
 
     /// A guest waits for a place that only a worker's end will make.

@@ -274,7 +274,7 @@ impl Pool {
             unserved.get_or_insert(waiter.startup.clone());
         }
         if let Some(startup) = unserved
-            && missing > self.connecting.get()
+            && missing > self.connecting()
         {
             self.grow(&startup);
         }
@@ -310,7 +310,7 @@ impl Pool {
     }
 
     pub(super) fn at_max(&self) -> bool {
-        let workers = self.workers.borrow().len() + self.connecting.get();
+        let workers = self.workers.borrow().len() + self.connecting();
         workers >= self.max_now()
     }
 

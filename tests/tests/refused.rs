@@ -1,7 +1,7 @@
 //! Statement mode: what opens a transaction or needs a server of its own is refused before a server sees it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use pgstmtpool_tests::wire::{Connection, WireError, encode};
+use pgstmtpool_tests::wire::{WireError, encode};
 use pgstmtpool_tests::{Proxy, Stage};
 
 /// Opens a transaction, or is part of one: afterwards the session is in a failed transaction.
@@ -38,26 +38,6 @@ fn stage(name: &str) -> Stage {
         |manifest| manifest.set("poolMode", "statement"),
         |proxy| proxy,
     )
-}
-
-/// Tags of all frames up to ReadyForQuery, with SQLSTATEs.
-fn tags(client: &mut Connection) -> Vec<String> {
-    let mut out = Vec::new();
-    loop {
-        let frame = client.read().unwrap();
-        match frame.tag {
-            b'E' => out.push(
-                pgstmtpool_tests::wire::DbError::decode(&frame.body)
-                    .code()
-                    .to_owned(),
-            ),
-            b'Z' => {
-                out.push(format!("Z{}", char::from(frame.body[0])));
-                return out;
-            }
-            tag => out.push(char::from(tag).to_string()),
-        }
-    }
 }
 
 fn refusal(result: Result<Vec<Vec<Option<String>>>, WireError>, sql: &str) {
@@ -115,7 +95,7 @@ fn opening_a_transaction_is_refused_in_the_extended_protocol_and_inside_a_pipeli
     client
         .send(&[batch("begin /* marker-1 */"), encode::sync()].concat())
         .unwrap();
-    let got = tags(&mut client);
+    let got = client.outline().unwrap();
     assert_eq!(got.last().unwrap(), "ZE", "{got:?}");
     assert!(got.contains(&"0A000".to_owned()), "{got:?}");
     assert_eq!(client.execute("rollback").unwrap(), "ROLLBACK");
@@ -134,19 +114,19 @@ fn opening_a_transaction_is_refused_in_the_extended_protocol_and_inside_a_pipeli
         [batch("select 4"), encode::sync()].concat(),
     ];
     client.send(&pipeline.concat()).unwrap();
-    assert_eq!(tags(&mut client).last().unwrap(), "ZI");
-    let refused = tags(&mut client);
+    assert_eq!(client.outline().unwrap().last().unwrap(), "ZI");
+    let refused = client.outline().unwrap();
     assert!(
         refused.contains(&"0A000".to_owned()) && refused.last().unwrap() == "ZE",
         "{refused:?}"
     );
-    let failed = tags(&mut client);
+    let failed = client.outline().unwrap();
     assert!(
         failed.contains(&"25P02".to_owned()) && failed.last().unwrap() == "ZE",
         "{failed:?}"
     );
-    assert_eq!(tags(&mut client).last().unwrap(), "ZI");
-    let served = tags(&mut client);
+    assert_eq!(client.outline().unwrap().last().unwrap(), "ZI");
+    let served = client.outline().unwrap();
     assert_eq!(
         served,
         ["1", "2", "D", "C", "ZI"],
@@ -165,7 +145,7 @@ fn a_prepared_begin_is_refused_when_it_is_bound() {
     client
         .send(&[encode::parse(b"b", b"begin", &[]), encode::sync()].concat())
         .unwrap();
-    let parsed = tags(&mut client);
+    let parsed = client.outline().unwrap();
     if parsed.last().unwrap() == "ZI" {
         client
             .send(
@@ -177,7 +157,7 @@ fn a_prepared_begin_is_refused_when_it_is_bound() {
                 .concat(),
             )
             .unwrap();
-        let bound = tags(&mut client);
+        let bound = client.outline().unwrap();
         assert!(bound.contains(&"0A000".to_owned()), "{bound:?}");
     } else {
         assert!(parsed.contains(&"0A000".to_owned()), "{parsed:?}");
@@ -298,7 +278,7 @@ fn in_a_failed_transaction_nothing_is_acknowledged_that_is_not_there_afterwards(
     };
     let mut says = |bytes: &[u8]| {
         client.send(bytes).unwrap();
-        tags(&mut client)
+        client.outline().unwrap()
     };
     assert_eq!(
         says(&batch(b"s", Some(b"select 1"))),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pgstmtpool_tests::wire::{Connection, encode};
-use pgstmtpool_tests::{Random, Stage};
+use pgstmtpool_tests::{DEADLINE, Random, Stage, wait_until};
 
 fn stage(name: &str) -> Stage {
     let stage = Stage::start(name, |m| {
@@ -215,10 +215,111 @@ fn a_dead_server_connection_hurts_only_what_was_in_flight_on_it() {
     std::thread::sleep(Duration::from_millis(300));
     stage.direct("select count(pg_terminate_backend(pid)) from pg_stat_activity where query like 'insert into t select 5%'");
     let error = client.collect().unwrap_err();
-    assert!(["08006", "57P01"].contains(&error.code()), "{error}");
+    assert!(["N", "08006", "57P01"].contains(&error.code()), "{error}");
     if error.code() == "08006" {
         assert_eq!(client.value("select 1").unwrap(), "1");
     }
+}
+
+/// A client in a transaction that has written, whose server is gone while it asks for nothing.
+fn in_a_lost_transaction(stage: &Stage) -> Connection {
+    let mut client = stage.client();
+    client.query("begin").unwrap();
+    client.query("insert into t values (7, 'lost')").unwrap();
+    let theirs =
+        "from pg_stat_activity where query like 'insert into t values (7%' and state = 'idle in transaction'";
+    stage.direct(&format!("select count(pg_terminate_backend(pid)) {theirs}"));
+    wait_until("the server to be gone", DEADLINE, || {
+        stage.direct("select count(*) from pg_stat_activity where state = 'idle in transaction'") == "0"
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    client
+}
+
+fn tell(client: &mut Connection, bytes: &[u8]) -> Vec<String> {
+    client.send(bytes).unwrap();
+    client.outline().unwrap()
+}
+
+#[test]
+fn a_transaction_whose_server_died_between_two_statements_says_so_at_the_next_one() {
+    let stage = stage("vanish-idle-in-transaction");
+    let query = |sql: &str| encode::query(sql.as_bytes());
+    let mut client = in_a_lost_transaction(&stage);
+    assert_eq!(tell(&mut client, &query("select 1")), ["N", "08006", "ZE"]);
+    assert_eq!(tell(&mut client, &query("select 1")), ["25P02", "ZE"]);
+    assert_eq!(tell(&mut client, &query("")), ["I", "ZE"]);
+    assert_eq!(tell(&mut client, &query("commit")), ["C", "ZI"]);
+    let mut client = in_a_lost_transaction(&stage);
+    assert_eq!(tell(&mut client, &query("rollback")), ["N", "C", "ZI"]);
+    // Larger than what is looked at as a whole.
+    let mut client = in_a_lost_transaction(&stage);
+    let flushed = [
+        encode::parse(b"", b"select 1", &[]),
+        encode::frame(b'H', &[]),
+        encode::sync(),
+    ]
+    .concat();
+    assert_eq!(tell(&mut client, &flushed), ["N", "08006", "ZE"]);
+    assert_eq!(tell(&mut client, &query("select 1")), ["25P02", "ZE"]);
+    assert_eq!(stage.direct("select count(*) from t"), "0");
+}
+
+#[test]
+fn the_commit_of_a_transaction_whose_server_died_is_an_error() {
+    let stage = stage("vanish-before-commit");
+    let batch = |sql: &[u8]| {
+        [
+            encode::parse(b"", sql, &[]),
+            encode::bind(b"", b"", &[], &[], &[]),
+            encode::execute(b"", 0),
+            encode::sync(),
+        ]
+        .concat()
+    };
+    for commit in [encode::query(b"commit"), batch(b"commit")] {
+        let mut client = in_a_lost_transaction(&stage);
+        assert_eq!(tell(&mut client, &commit), ["N", "08006", "ZI"]);
+        assert_eq!(client.value("select 1").unwrap(), "1");
+    }
+    assert_eq!(stage.direct("select count(*) from t"), "0");
+}
+
+/// A driver that prepares first and then executes must not find itself outside of its transaction in between: what it executes
+/// would be committed on its own.
+#[test]
+fn preparing_a_statement_does_not_end_a_transaction_whose_server_died() {
+    let stage = stage("vanish-prepare");
+    let prepare = |name: &[u8], sql: &[u8]| {
+        [
+            encode::parse(name, sql, &[]),
+            encode::describe(b'S', name),
+            encode::sync(),
+        ]
+        .concat()
+    };
+    let execute = |name: &[u8]| {
+        [
+            encode::bind(b"", name, &[], &[], &[]),
+            encode::execute(b"", 0),
+            encode::sync(),
+        ]
+        .concat()
+    };
+    let mut client = in_a_lost_transaction(&stage);
+    let insert = prepare(b"i", b"insert into t values (8, 'alone')");
+    assert_eq!(tell(&mut client, &insert), ["N", "08006", "ZE"]);
+    assert_eq!(tell(&mut client, &insert), ["25P02", "ZE"]);
+    assert_eq!(tell(&mut client, &execute(b"i")), ["25P02", "ZE"]);
+    // Its end may be prepared as any other statement.
+    assert_eq!(
+        tell(&mut client, &prepare(b"r", b"rollback")),
+        ["1", "t", "n", "ZE"]
+    );
+    assert_eq!(tell(&mut client, &prepare(b"i", b"select 1")), ["25P02", "ZE"]);
+    assert_eq!(tell(&mut client, &execute(b"r")), ["2", "C", "ZI"]);
+    assert_eq!(tell(&mut client, &execute(b"i")), ["26000", "ZI"]);
+    assert_eq!(stage.direct("select count(*) from t"), "0");
 }
 
 #[test]

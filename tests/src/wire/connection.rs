@@ -509,6 +509,25 @@ impl Connection {
         }
     }
 
+    /// Reads up to ReadyForQuery: the tag of each message, for an error its SQLSTATE, and behind the last one the status (`ZI`).
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub fn outline(&mut self) -> Result<Vec<String>, WireError> {
+        let mut told = Vec::new();
+        loop {
+            let frame = self.read()?;
+            match frame.tag {
+                b'E' => told.push(DbError::decode(&frame.body).code().to_owned()),
+                b'Z' => {
+                    told.push(format!("Z{}", char::from(frame.body[0])));
+                    return Ok(told);
+                }
+                tag => told.push(char::from(tag).to_string()),
+            }
+        }
+    }
+
     /// Asks the peer at `address` to cancel what this connection runs, and waits for the end of that connection.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ impl Session {
         match unit {
             Unit::Terminate => Err(Leave::Gone),
             Unit::Stray { .. } | Unit::TooLarge { .. } => Ok(Next::Aside(Aside::Drop(unit))),
-            Unit::Stream if self.transaction == Transaction::Failed => Ok(Next::Aside(Aside::Drop(unit))),
+            Unit::Stream if self.transaction.is_failed() => Ok(Next::Aside(Aside::Drop(unit))),
             Unit::Stream => Ok(lease(Rc::new(Class::of(Kind::Unknown)))),
             Unit::Query { total } => {
                 let text = match unit::query_text(&self.input[5..total]) {
@@ -116,7 +116,11 @@ impl Session {
                 answer.write(&mut self.out, &input, batch, &mut self.transaction);
                 if batch {
                     let pool = self.open_master(false);
-                    self.note_batch(pool.as_ref(), &input, answer == Answer::Failed);
+                    self.note_batch(
+                        pool.as_ref(),
+                        &input,
+                        matches!(answer, Answer::Failed | Answer::Lost { .. }),
+                    );
                 }
                 Next::Request
             }
@@ -173,7 +177,14 @@ impl Session {
         let (tag, total) = match unit {
             Unit::Stray { total } => return self.discard(total).await,
             Unit::TooLarge { tag, total } => (tag, total),
-            _ => return self.skip_batch(&local::in_failed_transaction()).await,
+            _ => {
+                let was = std::mem::replace(&mut self.transaction, Transaction::Failed);
+                let fields = match was {
+                    Transaction::Lost => local::lost_transaction(false),
+                    _ => local::in_failed_transaction(),
+                };
+                return self.skip_batch(&fields).await;
+            }
         };
         let fields = local::too_large(total, self.effective.limits.max_query_size);
         self.discard(total).await?;

@@ -391,8 +391,9 @@ impl Session {
                 lease.worker.write_soon();
                 self.bring_ears(&mut lease).await?;
             }
-            if let Transaction::Deferred(begin) = std::mem::replace(&mut self.transaction, Transaction::None)
-            {
+            if let Transaction::Deferred(begin) = &self.transaction {
+                let begin = begin.clone();
+                self.transaction = Transaction::None;
                 // Between BEGIN and the request behind it nothing can be asked of the worker: what that request names
                 // is made known before.
                 self.materialize(&mut lease, &class.kind).await?;

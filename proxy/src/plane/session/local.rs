@@ -57,6 +57,20 @@ pub(super) fn in_failed_transaction() -> ErrorFields {
     )
 }
 
+/// ERROR 08006, for the first thing asked of a transaction whose server was lost; with `over`, for its COMMIT.
+pub(super) fn lost_transaction(over: bool) -> ErrorFields {
+    ErrorFields::new(
+        Severity::Error,
+        SqlState::CONNECTION_FAILURE,
+        "the server was lost in the middle of the transaction",
+    )
+    .with_hint(if over {
+        "Nothing of the transaction was committed: begin again."
+    } else {
+        "The transaction is lost: end it by ROLLBACK and begin again."
+    })
+}
+
 /// ERROR 54000: `total` bytes where `limits.maxQuerySize` allows `limit`.
 pub(super) fn too_large(total: usize, limit: usize) -> ErrorFields {
     ErrorFields::new(

@@ -19,6 +19,8 @@ pub(super) enum Transaction {
     Deferred(Bytes),
     /// It failed before or without a server: everything is refused until COMMIT or ROLLBACK.
     Failed,
+    /// Its server was lost while nothing was asked of it: what is asked next, be it COMMIT, is the first to be told so.
+    Lost,
 }
 
 impl Transaction {
@@ -26,8 +28,13 @@ impl Transaction {
         match self {
             Self::None => Status::Idle,
             Self::Deferred(_) => Status::InTransaction,
-            Self::Failed => Status::Failed,
+            Self::Failed | Self::Lost => Status::Failed,
         }
+    }
+
+    /// Nothing is run in it any more.
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed | Self::Lost)
     }
 }
 
@@ -48,6 +55,13 @@ pub(super) enum Answer {
     NoTransaction(&'static str),
     /// Anything in a failed transaction.
     Failed,
+    /// The first thing asked of a transaction whose server was lost; with `over`, its COMMIT.
+    Lost {
+        /// The transaction has ended.
+        over: bool,
+    },
+    /// What will end a failed transaction is made known, and nothing is run.
+    Prepared,
 }
 
 impl Answer {
@@ -76,7 +90,10 @@ impl Answer {
             Self::Commit => (Ok((None, "COMMIT")), Transaction::None),
             Self::Rollback => (Ok((None, "ROLLBACK")), Transaction::None),
             Self::NoTransaction(tag) => (Ok((Some(local::no_transaction()), tag)), Transaction::None),
-            Self::Failed => (Err(local::in_failed_transaction()), transaction.clone()),
+            Self::Failed => (Err(local::in_failed_transaction()), Transaction::Failed),
+            Self::Lost { over: true } => (Err(local::lost_transaction(true)), Transaction::None),
+            Self::Lost { over: false } => (Err(local::lost_transaction(false)), Transaction::Failed),
+            Self::Prepared => (Ok((None, "")), transaction.clone()),
         };
         let status = next.status();
         match (is_batch, outcome.as_ref()) {
@@ -129,18 +146,20 @@ pub(super) struct Batch {
     pub(super) obscure: bool,
     /// It makes a statement with a name, or closes something.
     pub(super) names: bool,
+    /// In a failed transaction: whatever it parses, binds or describes is COMMIT or ROLLBACK.
+    pub(super) only_ends: bool,
 }
 
 /// A simple Query.
 pub(super) fn query(class: &Class, transaction: &Transaction, mode: PoolMode, defer: bool) -> Decision {
+    if class.kind == Kind::Empty {
+        return Decision::Local(Answer::Empty);
+    }
     if let Some(decision) = verb(class, transaction, mode, defer) {
         return decision;
     }
     if let Some(decision) = mode_check(class, mode) {
         return decision;
-    }
-    if class.kind == Kind::Empty && *transaction != Transaction::Failed {
-        return Decision::Local(Answer::Empty);
     }
     run(class, transaction)
 }
@@ -153,17 +172,17 @@ pub(super) fn batch(batch: &Batch, transaction: &Transaction, mode: PoolMode, de
     // What is to have a name, a worker has to have parsed. A failed transaction has none.
     if batch.single
         && !batch.obscure
-        && (!batch.names || *transaction == Transaction::Failed)
+        && (!batch.names || transaction.is_failed())
         && let Some(decision) = verb(&batch.class, transaction, mode, defer)
     {
         return decision;
     }
-    if *transaction == Transaction::Failed {
-        return if batch.executes_nothing {
-            Decision::Lease
+    if transaction.is_failed() {
+        return Decision::Local(if batch.executes_nothing && batch.only_ends {
+            Answer::Prepared
         } else {
-            Decision::Local(Answer::Failed)
-        };
+            failed(transaction)
+        });
     }
     if let Some(decision) = mode_check(&batch.class, mode) {
         return decision;
@@ -188,16 +207,32 @@ fn verb(class: &Class, transaction: &Transaction, mode: PoolMode, defer: bool) -
         (Kind::Rollback { chain: false }, Transaction::None) => Answer::NoTransaction("ROLLBACK"),
         (Kind::Commit { chain: false }, Transaction::Deferred(_)) => Answer::Commit,
         (Kind::Rollback { chain: false }, Transaction::Deferred(_)) => Answer::Rollback,
-        (Kind::Commit { chain: false } | Kind::Rollback { chain: false }, Transaction::Failed) => {
-            Answer::Rollback
-        }
-        (_, Transaction::Failed) => Answer::Failed,
+        (Kind::Commit { chain: false }, Transaction::Failed)
+        | (Kind::Rollback { chain: false }, Transaction::Failed | Transaction::Lost) => Answer::Rollback,
+        (Kind::Commit { chain: false }, Transaction::Lost) => Answer::Lost { over: true },
+        (_, Transaction::Failed | Transaction::Lost) => failed(transaction),
         (Kind::Begin { plain: true, .. }, Transaction::None) if defer && mode != PoolMode::Statement => {
             Answer::Begin
         }
         _ => return None,
     };
     Some(Decision::Local(answer))
+}
+
+/// Whether it ends a transaction, failed or not.
+pub(super) fn is_end(class: &Class) -> bool {
+    matches!(
+        class.kind,
+        Kind::Commit { chain: false } | Kind::Rollback { chain: false }
+    )
+}
+
+/// What anything in this failed transaction is told.
+fn failed(transaction: &Transaction) -> Answer {
+    match transaction {
+        Transaction::Lost => Answer::Lost { over: false },
+        _ => Answer::Failed,
+    }
 }
 
 /// What the mode does not allow.
@@ -280,7 +315,7 @@ pub(super) fn state_that_cannot_move(class: &Class) -> Option<&'static str> {
 
 fn run(class: &Class, transaction: &Transaction) -> Decision {
     match transaction {
-        Transaction::Failed => Decision::Local(Answer::Failed),
+        Transaction::Failed | Transaction::Lost => Decision::Local(failed(transaction)),
         Transaction::None if class.is_known_read() => Decision::Shared,
         _ => Decision::Lease,
     }

@@ -25,7 +25,7 @@ use super::super::turn;
 use super::super::worker::{Composer, Joins, SYNC_LENGTH, Shapes, State, Worker};
 use super::dispatch::{Aside, Next};
 use super::names::Change;
-use super::policy::Batch;
+use super::policy::{Batch, is_end};
 use super::translate::{self, Ground};
 use super::unit::Unit;
 use super::{Leave, Session, Unserved, asker, io, local};
@@ -316,6 +316,7 @@ impl Session {
         let mut executed: SmallVec<[Rc<Class>; 4]> = SmallVec::new();
         let mut obscure = false;
         let mut names = false;
+        let mut only_ends = true;
         let mut executes = 0;
         let mut shape = 0u64;
         let mut rest = input;
@@ -333,6 +334,7 @@ impl Session {
                         Some((_, last, class)) if *last == text => class.clone(),
                         _ => self.classify(text),
                     };
+                    only_ends &= is_end(&class);
                     parsed.push((name, text, class));
                 }
                 b'B' => {
@@ -347,6 +349,7 @@ impl Session {
                         .find(|(n, ..)| *n == name)
                         .map(|(_, _, c)| c.clone());
                     let class = class.or_else(|| self.names.get(name).map(|s| self.class_of(&s)));
+                    only_ends &= class.as_deref().is_some_and(is_end);
                     portals.push((portal, class));
                 }
                 b'E' => {
@@ -368,6 +371,15 @@ impl Session {
                 b'D' => {
                     obscure |= translate::target_parts(frame.body)
                         .is_ok_and(|(_, name)| self.names.sql(name).is_some());
+                    only_ends &= !self.transaction.is_failed()
+                        || match translate::target_parts(frame.body) {
+                            Ok((b'S', name)) => {
+                                let is_new = parsed.iter().any(|(n, ..)| *n == name);
+                                is_new || self.names.get(name).is_some_and(|s| is_end(&self.class_of(&s)))
+                            }
+                            Ok((_, portal)) => portals.iter().any(|(n, _)| *n == portal),
+                            Err(_) => false,
+                        };
                 }
                 b'C' => names = true,
                 _ => {}
@@ -392,6 +404,7 @@ impl Session {
             lone_sync: total == SYNC_LENGTH,
             obscure,
             names,
+            only_ends,
             class,
         })
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::super::super::internal;
 use super::super::super::slot::Slot;
-use super::super::policy::Answer;
+use super::super::policy::{Answer, is_end};
 use super::super::shared::reads_committed;
 use super::super::translate;
 use super::super::unit::{self, Scan, Unit};
@@ -15,11 +15,8 @@ use crate::classify::{Class, Kind};
 impl Session {
     /// Whether a statement of this class, next on the lease, is the end of a transaction that only read.
     pub(super) fn may_end_early(&mut self, lease: &Lease, class: &Class) -> bool {
-        let ends = matches!(
-            class.kind,
-            Kind::Commit { chain: false } | Kind::Rollback { chain: false }
-        );
-        ends && lease.did == Did::Read
+        is_end(class)
+            && lease.did == Did::Read
             && lease.status == b'T'
             && lease.outstanding == 0
             && !lease.worker.batch_is_open()

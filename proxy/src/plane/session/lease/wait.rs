@@ -297,19 +297,20 @@ impl Session {
         if unknown || lease.pinned && !in_transaction && waiting == 0 && !open_batch {
             return Err(server_gone());
         }
-        if waiting == 0 && !open_batch && in_transaction {
-            // Nothing was asked that could be answered: the client hears of it now, and at its next statement.
-            fields.severity = Severity::Warning.as_str().to_owned();
-            fields.severity_nonlocalized = Severity::Warning;
-            "the server was lost in the middle of the transaction".clone_into(&mut fields.message);
-            fields.encode_notice(&mut self.out);
-        }
-        self.names.forget_asked();
-        self.transaction = if in_transaction {
+        self.transaction = if !in_transaction {
+            Transaction::None
+        } else if waiting > 0 || open_batch {
             Transaction::Failed
         } else {
-            Transaction::None
+            // Nothing was asked that could be answered: the client hears of it now, and at its next statement.
+            let mut warning = local::lost_transaction(false);
+            warning.severity = Severity::Warning.as_str().to_owned();
+            warning.severity_nonlocalized = Severity::Warning;
+            warning.detail.clone_from(&fields.detail);
+            warning.encode_notice(&mut self.out);
+            Transaction::Lost
         };
+        self.names.forget_asked();
         self.thread.counters.error(fields.code);
         for _ in 0..waiting {
             local::error(&mut self.out, &fields, self.transaction.status());

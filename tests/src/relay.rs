@@ -3,10 +3,13 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::world::free_port;
+
+/// As PostgreSQL says it to a session that is terminated.
+const GOODBYE: &[u8] = b"E\0\0\0\x47SFATAL\0VFATAL\0C57P01\0Mterminating connection due to admin command\0\0";
 
 /// How a [`Relay`] treats its connections, old and new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,7 @@ pub struct Relay {
     /// The port it listens on.
     pub port: u16,
     mode: Arc<AtomicU8>,
+    last_words: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -35,14 +39,25 @@ impl Relay {
     pub fn to(target: u16) -> Self {
         let port = free_port();
         let mode = Arc::new(AtomicU8::new(0));
+        let last_words = Arc::new(AtomicUsize::new(0));
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
-        let shared = Arc::clone(&mode);
+        let (shared, counted) = (Arc::clone(&mode), Arc::clone(&last_words));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                accept(client, target, &shared);
+                accept(client, target, &shared, &counted);
             }
         });
-        Self { port, mode }
+        Self {
+            port,
+            mode,
+            last_words,
+        }
+    }
+
+    /// The server's `answers`-th answer from now, on whatever connection, is the last one there: an administrator ends its process
+    /// right behind it.
+    pub fn end_behind(&self, answers: usize) {
+        self.last_words.store(answers, Ordering::Relaxed);
     }
 
     /// Changes how it behaves, at once.
@@ -51,7 +66,7 @@ impl Relay {
     }
 }
 
-fn accept(client: TcpStream, target: u16, mode: &Arc<AtomicU8>) {
+fn accept(client: TcpStream, target: u16, mode: &Arc<AtomicU8>, last_words: &Arc<AtomicUsize>) {
     if mode.load(Ordering::Relaxed) == RelayMode::Closed as u8 {
         return;
     }
@@ -66,11 +81,13 @@ fn accept(client: TcpStream, target: u16, mode: &Arc<AtomicU8>) {
         let (Ok(from), Ok(to), mode) = (from, to, Arc::clone(mode)) else {
             return;
         };
-        std::thread::spawn(move || pump(from, to, &mode, answers));
+        let last_words = answers.then(|| Arc::clone(last_words));
+        std::thread::spawn(move || pump(from, to, &mode, last_words.as_deref()));
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: bool) {
+/// `last_words`: where it is the server that speaks.
+fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, last_words: Option<&AtomicUsize>) {
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let mut buffer = [0_u8; 65_536];
     loop {
@@ -84,13 +101,17 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: bool) 
             Ok(0) => break,
             Ok(_) if now == RelayMode::Silent as u8 => {}
             Ok(count) => {
-                if now == RelayMode::Garbage as u8 && answers {
+                if now == RelayMode::Garbage as u8 && last_words.is_some() {
                     buffer[..count]
                         .iter_mut()
                         .enumerate()
                         .for_each(|(n, b)| *b = (n * 31 + 7) as u8);
                 }
-                if to.write_all(&buffer[..count]).is_err() {
+                let left = |n: usize| n.checked_sub(1);
+                let ends = last_words
+                    .is_some_and(|n| n.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) == Ok(1));
+                let goodbye = if ends { GOODBYE } else { &[] };
+                if to.write_all(&[&buffer[..count], goodbye].concat()).is_err() || ends {
                     break;
                 }
             }

@@ -367,3 +367,35 @@ fn a_login_does_not_wait_for_a_connection_that_hangs_and_is_of_no_use_to_it() {
     );
     assert!(connecting(), "it still hangs");
 }
+
+/// The proxy has questions of its own behind some statements. A server that is gone by then must not be waited for.
+#[test]
+fn a_server_that_dies_right_behind_its_answer_is_missed_at_once() {
+    let (_world, _cluster, relay, proxy) = behind_relay("hostile-goodbye", "{connectTimeout: 5s}", "0");
+    let statements = [
+        "set app.tenant = 'a'",
+        "create temporary table gone ()",
+        "select pg_advisory_lock(1)",
+        "begin; listen gone; commit",
+        "begin; set local app.tenant = 'b'",
+        "insert into nowhere values (1)",
+    ];
+    let mut died = 0;
+    for (sql, answer) in statements.iter().flat_map(|sql| (1..=6).map(move |n| (sql, n))) {
+        let mut client = proxy.connect("app", "postgres");
+        client.query("set app.tenant = 'before'; listen other").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let started = Instant::now();
+        relay.end_behind(answer);
+        let first = client.query(sql);
+        let second = client.query("select 1");
+        relay.end_behind(0);
+        died += usize::from(first.is_err() || second.is_err());
+        let took = started.elapsed();
+        assert!(
+            took < Duration::from_secs(5),
+            "{sql}, answer {answer}: {took:?}: {first:?}, {second:?}"
+        );
+    }
+    assert!(died > statements.len(), "{died} died");
+}

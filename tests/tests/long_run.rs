@@ -14,6 +14,8 @@ use pgstmtpool_tests::{Random, Stage};
 const ALLOWED: &[&str] = &["57014", "08006", "57P01", "53300"];
 /// So many clients; every eighth also does what pins a server connection.
 const CLIENTS: u64 = 48;
+/// No answer takes so long, unless the proxy waits for one that will never come.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Settings clients set to values of their own.
 const NAMES: &[&str] = &[
     "app.tenant",
@@ -41,6 +43,13 @@ struct Client<'a> {
     connection: Connection,
     belief: Belief,
     steps: u64,
+}
+
+/// A connection on which everything is answered in good time, with or without servers that die.
+fn connect(address: &Address) -> Result<Connection, WireError> {
+    let mut connection = Connection::open(address, "app", "app")?;
+    connection.set_timeout(PATIENCE);
+    Ok(connection)
 }
 
 impl Client<'_> {
@@ -322,7 +331,7 @@ impl Client<'_> {
 
     fn reconnect(&mut self) -> Result<(), WireError> {
         self.belief = Belief::default();
-        self.connection = Connection::open(self.address, "app", "app")?;
+        self.connection = connect(self.address)?;
         Ok(())
     }
 
@@ -380,7 +389,7 @@ fn sessions_that_set_listen_prepare_abort_and_die_at_random_see_only_what_is_the
                     address: &address,
                     number,
                     random: Random::seeded(seed + number),
-                    connection: Connection::open(&address, "app", "app").unwrap(),
+                    connection: connect(&address).unwrap(),
                     belief: Belief::default(),
                     steps: 0,
                 };
@@ -391,7 +400,7 @@ fn sessions_that_set_listen_prepare_abort_and_die_at_random_see_only_what_is_the
         let end = Instant::now() + length();
         while Instant::now() < end && !threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
             std::thread::sleep(Duration::from_millis(300));
-            if random.below(4) == 0 {
+            if random.below(2) == 0 {
                 let sql = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app' order by random() limit 1";
                 stage.direct(&format!("select count(*) from ({sql}) x"));
             }

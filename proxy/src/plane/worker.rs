@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pgnet::client::Established;
+use pgnet::fields::ErrorFields;
 use pgnet::stream::Stream;
 use smallvec::SmallVec;
 
@@ -76,6 +77,22 @@ struct Pending {
     shape: u64,
     /// Time it is expected to take, in microseconds.
     expected: u32,
+}
+
+impl Pending {
+    /// The worker is gone: whoever asked is told. See [`End::Lost`].
+    fn lost(self, said: Option<Rc<ErrorFields>>, started: bool, clean_cut: bool) {
+        let Some(slot) = self.slot else { return };
+        slot.end(if !self.forwarded && self.purpose == Purpose::Shared {
+            End::Repeat
+        } else {
+            End::Lost {
+                said,
+                started,
+                clean_cut,
+            }
+        });
+    }
 }
 
 /// What the rows of a statement look like: a hash of the columns' names and types, of nothing where it returns none. `None`: it
@@ -149,6 +166,8 @@ pub(super) struct Inner {
     /// Requests that ended in what is being read: their time is not accounted for yet.
     ended: Vec<(Purpose, u64)>,
     closing: Option<&'static str>,
+    /// Its task has ended, with these last words of the server: nothing is run any more.
+    lost: Option<Option<Rc<ErrorFields>>>,
     clock: u64,
     /// Who holds the worker: gets what comes between its requests.
     holder: Option<Rc<Slot>>,
@@ -324,6 +343,7 @@ impl Worker {
                 posted: false,
                 ended: Vec::new(),
                 closing: None,
+                lost: None,
                 clock: 0,
                 holder: None,
                 writing: None,
@@ -448,7 +468,8 @@ impl Worker {
     }
 
     /// Appends a request. `compose` writes its bytes and steps; it must end with a Sync, Query or FunctionCall step.
-    /// [`Worker::write_soon`] or [`Worker::write_now`] sends it.
+    /// [`Worker::write_soon`] or [`Worker::write_now`] sends it. A worker may be lost between two of its holder's requests, and the
+    /// next one hears it here.
     pub(super) fn append<R>(
         &self,
         purpose: Purpose,
@@ -465,6 +486,14 @@ impl Worker {
         let result = compose(&mut Composer { inner: &mut inner });
         inner.script.end_request();
         self.requests.set(self.requests.get() + 1);
+        if let Some(said) = inner.lost.clone() {
+            inner.out.clear();
+            let request = inner.pending.pop_back();
+            drop(inner);
+            if let Some(request) = request {
+                request.lost(said, false, true);
+            }
+        }
         result
     }
 

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::super::script::Misfit;
 use super::super::slot::End;
 use super::replies::hand_out;
-use super::{Pending, Purpose, READ_MAX, READ_MIN, State, Worker};
+use super::{Pending, READ_MAX, READ_MIN, State, Worker};
 
 /// The reading side of a worker.
 pub(super) struct Io {
@@ -82,6 +82,7 @@ fn lose(worker: &Rc<Worker>, said: Option<Rc<ErrorFields>>, in_frame: bool) {
     worker.state.set(State::Closed);
     let (pending, holder) = {
         let mut inner = worker.inner.borrow_mut();
+        inner.lost = Some(said.clone());
         (
             inner.pending.drain(..).collect::<Vec<Pending>>(),
             inner.holder.take(),
@@ -93,18 +94,10 @@ fn lose(worker: &Rc<Worker>, said: Option<Rc<ErrorFields>>, in_frame: bool) {
         .as_ref()
         .is_some_and(|f| f.code == SqlState::IDLE_SESSION_TIMEOUT);
     for (n, pending) in pending.into_iter().enumerate() {
-        let Some(slot) = pending.slot else { continue };
-        let started = n == 0 && !never_ran;
-        holder_told |= holder.as_ref().is_some_and(|h| Rc::ptr_eq(h, &slot));
-        slot.end(if !pending.forwarded && pending.purpose == Purpose::Shared {
-            End::Repeat
-        } else {
-            End::Lost {
-                said: said.clone(),
-                started,
-                clean_cut: !(n == 0 && in_frame),
-            }
-        });
+        holder_told |= holder
+            .as_ref()
+            .is_some_and(|h| pending.slot.as_ref().is_some_and(|slot| Rc::ptr_eq(h, slot)));
+        pending.lost(said.clone(), n == 0 && !never_ran, !(n == 0 && in_frame));
     }
     if let Some(holder) = holder.filter(|_| !holder_told) {
         holder.end(End::Lost {

@@ -368,10 +368,40 @@ fn a_login_does_not_wait_for_a_connection_that_hangs_and_is_of_no_use_to_it() {
     assert!(connecting(), "it still hangs");
 }
 
-/// The proxy has questions of its own behind some statements. A server that is gone by then must not be waited for.
+/// The proxy has questions of its own behind some requests, and ReadyForQuery waits for them. A server that is gone by then must not
+/// be waited for, and every request is answered to its end, or the connection ends.
 #[test]
 fn a_server_that_dies_right_behind_its_answer_is_missed_at_once() {
     let (_world, _cluster, relay, proxy) = behind_relay("hostile-goodbye", "{connectTimeout: 5s}", "0");
+    let mut died = 0;
+    let requests = requests();
+    for ((what, bytes, ends), answer) in requests.iter().flat_map(|one| (1..=6).map(move |n| (one, n))) {
+        let mut client = proxy.connect("app", "postgres");
+        client.query("set app.tenant = 'before'; listen other").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        client.set_timeout(Duration::from_secs(8));
+        relay.end_behind(answer);
+        client.send(bytes).unwrap();
+        let told = (0..=*ends).try_for_each(|n| {
+            if n == *ends {
+                client.send(&encode::query(b"select 1"))?;
+            }
+            let outline = client.outline()?;
+            died += usize::from(outline.iter().any(|said| said == "08006"));
+            Ok(())
+        });
+        relay.end_behind(0);
+        match told {
+            Ok(()) => {}
+            Err(WireError::Closed | WireError::Io(_)) => died += 1,
+            Err(error) => panic!("{what}, answer {answer}: {error}"),
+        }
+    }
+    assert!(died > requests.len(), "{died} died");
+}
+
+/// Requests by all ways of the protocol: what they are, their messages, how many `ReadyForQuery` answer them.
+fn requests() -> Vec<(String, Vec<u8>, usize)> {
     let statements = [
         "set app.tenant = 'a'",
         "create temporary table gone ()",
@@ -379,23 +409,65 @@ fn a_server_that_dies_right_behind_its_answer_is_missed_at_once() {
         "begin; listen gone; commit",
         "begin; set local app.tenant = 'b'",
         "insert into nowhere values (1)",
+        "notify other",
+        "unlisten *",
+        "discard all",
+        "set role postgres",
+        "prepare p as select 1; execute p",
+        "copy (select 1) to stdout",
+        "begin; declare c cursor with hold for select 1; commit",
+        "create table if not exists made ()",
     ];
-    let mut died = 0;
-    for (sql, answer) in statements.iter().flat_map(|sql| (1..=6).map(move |n| (sql, n))) {
-        let mut client = proxy.connect("app", "postgres");
-        client.query("set app.tenant = 'before'; listen other").unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        let started = Instant::now();
-        relay.end_behind(answer);
-        let first = client.query(sql);
-        let second = client.query("select 1");
-        relay.end_behind(0);
-        died += usize::from(first.is_err() || second.is_err());
-        let took = started.elapsed();
-        assert!(
-            took < Duration::from_secs(5),
-            "{sql}, answer {answer}: {took:?}: {first:?}, {second:?}"
-        );
+    let mut requests: Vec<_> = statements
+        .iter()
+        .map(|sql| (format!("query: {sql}"), encode::query(sql.as_bytes()), 1))
+        .collect();
+    let parse = |name: &[u8], sql: &str| encode::parse(name, sql.as_bytes(), &[]);
+    let run = |name: &[u8]| {
+        [
+            encode::bind(b"", name, &[], &[], &[]),
+            encode::describe(b'P', b""),
+            encode::execute(b"", 0),
+        ]
+        .concat()
+    };
+    let (flush, sync) = (encode::frame(b'H', &[]), encode::sync());
+    for sql in statements.iter().filter(|sql| !sql.contains(';')) {
+        let batch = [parse(b"", sql), run(b""), sync.clone()].concat();
+        requests.push((format!("batch: {sql}"), batch, 1));
+        let flushed = [
+            parse(b"s", sql),
+            flush.clone(),
+            run(b"s"),
+            flush.clone(),
+            sync.clone(),
+        ]
+        .concat();
+        requests.push((format!("flushed batch: {sql}"), flushed, 1));
     }
-    assert!(died > statements.len(), "{died} died");
+    let two = [
+        parse(b"a", "set app.tenant = 'c'"),
+        run(b"a"),
+        parse(b"b", "select 1"),
+        run(b"b"),
+    ]
+    .concat();
+    requests.push(("two in a batch".into(), [two.clone(), sync.clone()].concat(), 1));
+    let pipeline = [
+        two.clone(),
+        sync.clone(),
+        run(b"a"),
+        sync.clone(),
+        run(b"b"),
+        sync,
+    ]
+    .concat();
+    requests.push(("a pipeline".into(), pipeline, 3));
+    let queries = ["begin", "select 1", "insert into nowhere values (1)", "rollback"];
+    let queries: Vec<u8> = queries
+        .iter()
+        .flat_map(|sql| encode::query(sql.as_bytes()))
+        .collect();
+    requests.push(("queries sent ahead".into(), queries, 4));
+    requests
 }

@@ -399,7 +399,7 @@ fn sessions_that_set_listen_prepare_abort_and_die_at_random_see_only_what_is_the
             .collect();
         let end = Instant::now() + length();
         while Instant::now() < end && !threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(100));
             if random.below(2) == 0 {
                 let sql = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app' order by random() limit 1";
                 stage.direct(&format!("select count(*) from ({sql}) x"));

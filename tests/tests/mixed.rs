@@ -166,9 +166,9 @@ fn storm(name: &str, clients: u64, seconds: u64, kills: bool) {
             })
             .collect();
         let mut random = Random::seeded(seed);
-        for _ in 0..seconds * 4 {
-            std::thread::sleep(Duration::from_millis(250));
-            if kills && random.below(3) == 0 {
+        for _ in 0..seconds * 10 {
+            std::thread::sleep(Duration::from_millis(100));
+            if kills && random.below(2) == 0 {
                 let sql = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app' order by random() limit 1";
                 stage.direct(&format!("select count(*) from ({sql}) x"));
             }

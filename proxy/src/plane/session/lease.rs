@@ -453,10 +453,10 @@ impl Session {
                 }
                 lease.worker.mute(false);
                 lease.worker.hold_ready(false);
-                lease.owes_ready = false;
                 if lease.lost {
-                    return self.mourn_before_ready(lease).await;
+                    return self.mourn(lease).await;
                 }
+                lease.owes_ready = false;
                 if lease.status == b'I' {
                     self.take_mail();
                 }

@@ -256,12 +256,6 @@ impl Session {
         }
     }
 
-    /// The worker died before the client was told that its RESET is done.
-    pub(super) async fn mourn_before_ready(&mut self, lease: &mut Lease) -> Result<(), Leave> {
-        lease.outstanding = 1;
-        self.mourn(lease).await
-    }
-
     /// The worker died. What was asked of it is answered as lost; a transaction is failed until the client ends it.
     pub(super) async fn mourn(&mut self, lease: &mut Lease) -> Result<(), Leave> {
         let loss = lease.loss.take();
@@ -291,7 +285,9 @@ impl Session {
             fields.detail = Some(format!("The server said: {} {}", said.code, said.message));
         }
         let open_batch = lease.worker.batch_is_open();
-        let waiting = lease.outstanding;
+        // A request whose ReadyForQuery was kept back is not done yet.
+        let owes_ready = std::mem::take(&mut lease.owes_ready);
+        let waiting = lease.outstanding.max(usize::from(owes_ready));
         // Settings and locks of requests that have succeeded: in a transaction they are rolled back with it, and so known.
         let unknown = !in_transaction && (lease.ask_pins || !lease.changed.is_empty()) || lease.unread;
         if unknown || lease.pinned && !in_transaction && waiting == 0 && !open_batch {

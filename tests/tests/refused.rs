@@ -303,3 +303,29 @@ fn in_a_failed_transaction_nothing_is_acknowledged_that_is_not_there_afterwards(
     );
     assert_eq!(says(&batch(b"r", None)), ["2", "n", "N", "C", "ZI"]);
 }
+
+/// A Flush makes the proxy pass on what there is without having seen the end.
+#[test]
+fn a_batch_that_comes_in_pieces_is_refused_like_any_other() {
+    let stage = stage("refused-pieces");
+    let flush = encode::frame(b'H', &[]);
+    for (sql, status) in [("begin", "ZE"), ("create temporary table nowhere ()", "ZI")] {
+        let mut client = stage.client();
+        let parse = encode::parse(b"s", sql.as_bytes(), &[]);
+        let run = [encode::bind(b"", b"s", &[], &[], &[]), encode::execute(b"", 0)].concat();
+        let mut says = |messages: &[&[u8]]| {
+            client.send(&messages.concat()).unwrap();
+            client.outline().unwrap()
+        };
+        assert_eq!(
+            says(&[&parse, &flush, &run, &flush, &encode::sync()]),
+            ["0A000", status],
+            "{sql}"
+        );
+        if status == "ZE" {
+            assert_eq!(says(&[&encode::query(b"rollback")]), ["C", "ZI"]);
+        }
+        assert_eq!(says(&[&parse, &encode::sync()]), ["1", "ZI"], "{sql}");
+        assert_eq!(says(&[&run, &flush, &encode::sync()]), ["0A000", status], "{sql}");
+    }
+}

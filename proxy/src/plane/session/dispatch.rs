@@ -2,10 +2,13 @@
 
 use std::rc::Rc;
 
+use pgnet::fields::ErrorFields;
+use pgnet::frame;
+
 use super::policy::{self, Answer, Batch, Decision, Transaction};
 use super::shared::REPEATS_MAX;
 use super::unit::{self, Scan, Unit};
-use super::{Leave, Session, local};
+use super::{Leave, Session, local, translate};
 use crate::classify::{Class, Kind};
 
 /// What a session does next.
@@ -64,8 +67,10 @@ impl Session {
         match unit {
             Unit::Terminate => Err(Leave::Gone),
             Unit::Stray { .. } | Unit::TooLarge { .. } => Ok(Next::Aside(Aside::Drop(unit))),
-            Unit::Stream if self.transaction.is_failed() => Ok(Next::Aside(Aside::Drop(unit))),
-            Unit::Stream => Ok(lease(Rc::new(Class::of(Kind::Unknown)))),
+            Unit::Stream => Ok(match self.refusal_of_stream() {
+                Some(_) => Next::Aside(Aside::Drop(unit)),
+                None => lease(Rc::new(Class::of(Kind::Unknown))),
+            }),
             Unit::Query { total } => {
                 let text = match unit::query_text(&self.input[5..total]) {
                     Ok(text) => text,
@@ -90,6 +95,33 @@ impl Session {
                 Ok(self.decide_batch(unit, total, batch))
             }
         }
+    }
+
+    /// Why the Parse or Bind at the front may not run on a worker that is in no transaction, and what the transaction is then.
+    pub(super) fn refusal_at_front(&self) -> Option<(Box<ErrorFields>, Transaction)> {
+        if self.mode() != crds::PoolMode::Statement {
+            return None;
+        }
+        let (frame, _) = frame::split(&self.input, u32::MAX >> 1).ok()??;
+        let class = match frame.tag {
+            b'P' => self.classify(translate::parse_parts(frame.body).ok()?.1),
+            b'B' => self.class_of(&self.names.get(translate::bind_parts(frame.body).ok()?.1)?),
+            _ => return None,
+        };
+        match policy::query(&class, &Transaction::None, self.mode(), false) {
+            Decision::Refuse(fields, then) => Some((fields, then)),
+            _ => None,
+        }
+    }
+
+    /// Why a batch that comes in pieces is not run.
+    fn refusal_of_stream(&self) -> Option<(Box<ErrorFields>, Transaction)> {
+        let fields = match self.transaction {
+            Transaction::Failed => local::in_failed_transaction(),
+            Transaction::Lost => local::lost_transaction(false),
+            _ => return self.refusal_at_front(),
+        };
+        Some((Box::new(fields), Transaction::Failed))
     }
 
     fn decide_query(&mut self, unit: Unit, total: usize, class: Rc<Class>) -> Next {
@@ -178,11 +210,11 @@ impl Session {
             Unit::Stray { total } => return self.discard(total).await,
             Unit::TooLarge { tag, total } => (tag, total),
             _ => {
-                let was = std::mem::replace(&mut self.transaction, Transaction::Failed);
-                let fields = match was {
-                    Transaction::Lost => local::lost_transaction(false),
-                    _ => local::in_failed_transaction(),
+                let Some((fields, then)) = self.refusal_of_stream() else {
+                    return Ok(());
                 };
+                self.thread.counters.error(fields.code);
+                self.transaction = then;
                 return self.skip_batch(&fields).await;
             }
         };

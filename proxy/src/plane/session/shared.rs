@@ -436,7 +436,7 @@ impl Session {
     }
 
     /// What a prepared statement does, judged again when the catalog has changed since.
-    fn class_of(&self, statement: &Rc<Statement>) -> Rc<Class> {
+    pub(super) fn class_of(&self, statement: &Rc<Statement>) -> Rc<Class> {
         let generation = self.thread.catalogs.generation(&self.database);
         if statement.judged.get() != generation {
             *statement.class.borrow_mut() = self.classify(&statement.key.text);

@@ -357,18 +357,16 @@ impl Session {
 
     /// One message of the extended protocol. False: it has to wait.
     pub(super) fn extended(&mut self, lease: &mut Lease, tag: u8, total: usize) -> Result<bool, Leave> {
+        if lease.status == b'I' && !lease.worker.batch_is_open() && self.refusal_at_front().is_some() {
+            // The outer loop refuses it, when everything before it is answered.
+            lease.leave = true;
+            return Ok(false);
+        }
         if tag == b'P' {
             let text = translate::parse_parts(&self.input[5..total])
                 .map(|(_, text, _)| text)
                 .unwrap_or_default();
             let class = self.classify(text);
-            if lease.status == b'I'
-                && !lease.worker.batch_is_open()
-                && let Decision::Refuse(..) = policy::query(&class, &Transaction::None, self.mode(), false)
-            {
-                lease.leave = true;
-                return Ok(false);
-            }
             if needs_quiet(&class.kind) && lease.outstanding > 0 {
                 return Ok(false);
             }

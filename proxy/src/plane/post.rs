@@ -168,7 +168,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWrite};
     use tokio::net::UnixStream;
 
-    use super::super::slot::{End, Open};
+    use super::super::slot::{End, Open, Settled};
     use super::*;
 
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -196,8 +196,7 @@ mod tests {
         End::Done {
             status: b'I',
             error: false,
-            acks: 0,
-            shapes: smallvec::SmallVec::new(),
+            settled: Settled::default(),
         }
     }
 

@@ -202,6 +202,14 @@ impl Script {
         }
     }
 
+    /// The statement the server parses at the moment.
+    pub(super) fn parsing(&self) -> Option<StatementId> {
+        match self.steps.front()?.op {
+            Op::Parse(id) => id,
+            _ => None,
+        }
+    }
+
     /// Whether this frame goes to the client and changes nothing here: [`Script::on_frame`] would say the same.
     pub(super) fn merely_passes(&self, tag: u8) -> bool {
         self.steps.front().is_some_and(|step| {
@@ -212,6 +220,13 @@ impl Script {
                     _ => false,
                 }
         })
+    }
+
+    /// The server is at a Parse the client sent.
+    pub(super) fn at_parse_of_client(&self) -> bool {
+        self.steps
+            .front()
+            .is_some_and(|step| step.to == To::Client && matches!(step.op, Op::Parse(_)))
     }
 
     /// Who gets what comes next.
@@ -261,7 +276,7 @@ impl Script {
         steps.any(|step| matches!(step.op, Op::Fail(_)))
     }
 
-    /// Statements whose Parse was skipped since the last call: the worker does not have them.
+    /// Statements whose Parse failed, or whose Parse or Close was skipped, since the last call.
     pub(super) fn take_skipped(&mut self) -> std::vec::Drain<'_, StatementId> {
         self.skipped.drain(..)
     }
@@ -376,7 +391,7 @@ impl Script {
         while let Some(step) = self.steps.front() {
             match &step.op {
                 Op::Sync => break,
-                Op::Parse(Some(id)) => self.skipped.push(*id),
+                Op::Parse(Some(id)) | Op::Close(Some(id)) => self.skipped.push(*id),
                 Op::Query => query = true,
                 _ => {}
             }

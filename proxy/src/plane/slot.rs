@@ -21,16 +21,27 @@ const PIECES_MAX: usize = 16;
 /// Largest reply that goes by the post, in bytes: more is written as it comes.
 const LETTER_MAX: usize = 16 << 10;
 
+/// What the server said of prepared statements in answer to a request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settled {
+    /// How many `1` and `3` the client was shown.
+    pub(super) acks: u32,
+    /// The error was that of a Parse of the client's.
+    pub(super) parse_failed: bool,
+    /// How many PREPARE, DEALLOCATE and DISCARD ALL succeeded, where they are counted.
+    pub(super) named: u32,
+    /// What the statements the client had described look like, in its order.
+    pub(super) shapes: Shapes,
+}
+
 /// How a request ended.
 #[derive(Clone, Debug)]
 pub(super) enum End {
-    /// With `Z`: its status, whether an error came before, how many `1` and `3` the client was shown.
+    /// With `Z`: its status, whether an error came before, and what is settled about prepared statements.
     Done {
         status: u8,
         error: bool,
-        acks: u32,
-        /// What the statements the client had described look like, in its order.
-        shapes: Shapes,
+        settled: Settled,
     },
     /// Not at all, and no byte of a reply went out: run it again elsewhere.
     Repeat,

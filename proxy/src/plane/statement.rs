@@ -65,6 +65,17 @@ pub(super) struct Statement {
 const KEPT_FROM: u32 = 3;
 
 impl Statement {
+    /// Whether a failed transaction takes it: what ends one, or goes back to a savepoint.
+    pub(super) fn ends_failed(&self) -> bool {
+        matches!(
+            self.class.borrow().kind,
+            Kind::Commit { .. }
+                | Kind::Rollback { .. }
+                | Kind::RollbackToSavepoint
+                | Kind::PrepareTransaction
+        )
+    }
+
     /// A client parses it without a name.
     pub(super) fn parsed_unnamed(&self) {
         self.unnamed.set(self.unnamed.get().saturating_add(1));

@@ -31,7 +31,7 @@ use super::pool::{Fit, Pool};
 use super::post::Post;
 use super::script::Script;
 use super::settings::Settings;
-use super::slot::{End, Slot};
+use super::slot::{End, Settled, Slot};
 use super::statement::{Statement, StatementId};
 use super::topology::Server;
 use super::turn;
@@ -71,9 +71,7 @@ struct Pending {
     purpose: Purpose,
     forwarded: bool,
     error: bool,
-    acks: u32,
-    /// Of the statements described for its client.
-    described: Shapes,
+    settled: Settled,
     shape: u64,
     /// Time it is expected to take, in microseconds.
     expected: u32,
@@ -105,6 +103,8 @@ pub(super) type Shapes = SmallVec<[Shape; 1]>;
 /// A prepared statement of this worker.
 struct Known {
     state: Prepared,
+    /// The server has, or had, one of its name: before another is parsed it is closed.
+    there: bool,
     /// When it was used last, by the worker's count of uses.
     used: u64,
     /// As long as it is here its name is not given to another.
@@ -130,8 +130,10 @@ enum Prepared {
     Ready,
     /// The server has it, perhaps for tables that have changed since: a client's own Parse replaces it.
     Stale,
-    /// Its tables have changed, and its clients have been told: parsed anew at its next use.
+    /// The server may have it, but not as it should be: parsed anew at its next use.
     Broken,
+    /// Its Close is in the queue.
+    Closing,
 }
 
 /// What of a worker the post has to know.
@@ -179,6 +181,8 @@ pub(super) struct Inner {
     heard: Vec<Bytes>,
     /// ParameterStatus is not passed on: the session computes its own (RESET returns to the worker's base, not to the session's).
     mute: bool,
+    /// A request of the holder may prepare statements by SQL, or deallocate some: the server's word for it is looked at.
+    counts_named: bool,
     /// ReadyForQuery is not passed on: the session has to do something before its client may go on, and sends its own.
     holds_ready: bool,
 }
@@ -349,6 +353,7 @@ impl Worker {
                 writing: None,
                 strict: false,
                 mute: false,
+                counts_named: false,
                 holds_ready: false,
                 heard: Vec::new(),
             }),
@@ -523,7 +528,13 @@ impl Worker {
     pub(super) fn set_holder(&self, holder: Option<Rc<Slot>>) {
         let mut inner = self.inner.borrow_mut();
         inner.heard.clear();
+        inner.counts_named = false;
         inner.holder = holder;
+    }
+
+    /// From now on it is counted what the holder's requests do to prepared statements by SQL.
+    pub(super) fn count_named(&self) {
+        self.inner.borrow_mut().counts_named = true;
     }
 
     /// The bodies of the notifications that came since the worker was taken, or since the last call.
@@ -598,6 +609,15 @@ impl Worker {
     /// DISCARD ALL, DEALLOCATE ALL: the server has no prepared statements now.
     pub(super) fn forget_prepared(&self) {
         self.inner.borrow_mut().prepared.clear();
+    }
+
+    /// What the server reads next may make it forget all prepared statements: whatever stands behind it has them parsed anew.
+    pub(super) fn break_prepared(&self) {
+        for known in self.inner.borrow_mut().prepared.values_mut() {
+            if matches!(known.state, Prepared::Ready | Prepared::Stale) {
+                known.state = Prepared::Broken;
+            }
+        }
     }
 
     /// Tables may have changed: statements are parsed anew at their next use.
@@ -688,8 +708,7 @@ impl Inner {
             purpose,
             forwarded: false,
             error: false,
-            acks: 0,
-            described: Shapes::new(),
+            settled: Settled::default(),
             shape,
             expected,
         });

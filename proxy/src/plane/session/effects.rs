@@ -18,6 +18,11 @@ impl Changed {
     pub(super) fn is_empty(&self) -> bool {
         !self.all && self.names.is_empty() && self.reset.is_empty()
     }
+
+    /// Whether some may have gone back to what they were at the start.
+    pub(super) fn resets(&self) -> bool {
+        self.all || !self.reset.is_empty()
+    }
 }
 
 /// See the module.
@@ -28,8 +33,6 @@ pub(super) struct Effects {
     pub(super) pins: bool,
     /// State nobody can ask for: kept to the end of the session, and the worker closed then.
     pub(super) sticky: Option<&'static str>,
-    /// Every prepared statement of the worker is gone.
-    pub(super) forgets_prepared: bool,
     /// Leaves nothing behind but what is above: no clean-up for its sake.
     pub(super) clean: bool,
     /// The catalog's copies are stale.
@@ -111,7 +114,7 @@ impl Effects {
                             self.settings.all = true;
                         }
                         ResetItem::Discard(what) => self.discard(*what),
-                        ResetItem::DeallocateAll => self.forgets_prepared = true,
+                        ResetItem::DeallocateAll => {}
                         ResetItem::AdvisoryUnlockAll | ResetItem::CloseAll | ResetItem::UnlistenAll => {
                             self.pins = true
                         }
@@ -119,7 +122,6 @@ impl Effects {
                 }
             }
             Kind::Discard(what) => self.discard(*what),
-            Kind::Deallocate { name: None } => self.forgets_prepared = true,
             Kind::Listen { .. }
             | Kind::Unlisten { .. }
             | Kind::CloseCursor { .. }
@@ -146,7 +148,6 @@ impl Effects {
         match what {
             Discard::All => {
                 self.settings.all = true;
-                self.forgets_prepared = true;
                 self.pins = true;
             }
             Discard::Temp => self.pins = true,

@@ -3,8 +3,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use super::super::worker::Shapes;
-use super::names::Names;
+use super::super::slot::Settled;
+use super::names::{Named, Names};
 
 thread_local! {
     /// What those see who have none.
@@ -60,10 +60,13 @@ impl LazyNames {
     }
 
     /// See [`Names::settle`].
-    pub(super) fn settle(&mut self, acks: u32, shapes: Shapes) {
+    pub(super) fn settle(&mut self, settled: Settled) -> Vec<Named> {
         match &mut self.names {
-            Some(names) => names.settle(acks, shapes),
-            None => self.asked = self.asked.saturating_sub(1),
+            Some(names) => names.settle(settled),
+            None => {
+                self.asked = self.asked.saturating_sub(1);
+                Vec::new()
+            }
         }
     }
 
@@ -81,22 +84,12 @@ impl LazyNames {
             names.drop_unnamed();
         }
     }
-
-    /// See [`Names::deallocate`].
-    pub(super) fn deallocate(&mut self, name: &[u8]) -> bool {
-        self.names.as_mut().is_some_and(|names| names.deallocate(name))
-    }
-
-    /// See [`Names::deallocate_all`].
-    pub(super) fn deallocate_all(&mut self) {
-        if let Some(names) = &mut self.names {
-            names.deallocate_all();
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::super::names::Change;
     use super::*;
 
@@ -106,10 +99,9 @@ mod tests {
         names.request_ends();
         names.request_reopens();
         names.request_ends();
-        names.settle(0, Shapes::new());
+        names.settle(Settled::default());
         names.drop_unnamed();
-        names.deallocate_all();
-        assert!(!names.deallocate(b"a") && names.get(b"a").is_none() && !names.has_sql());
+        assert!(names.get(b"a").is_none() && !names.has_sql());
         names.forget_asked();
         assert!(names.names.is_none());
     }
@@ -118,12 +110,20 @@ mod tests {
     fn requests_before_the_first_name_are_settled_before_its_own() {
         let mut names = LazyNames::default();
         names.request_ends(); // knows no names yet
-        names.ask(Change::Remove(bytes::Bytes::from_static(b"a")));
+        let name = Bytes::from_static(b"a");
+        names.ask(Change::Sql(Named::Prepare(name.clone(), Bytes::new())));
         names.request_ends();
-        names.define_sql(b"a", b"prepare a as select 1");
-        names.settle(1, Shapes::new());
-        assert!(names.is_taken(b"a"), "the first request asked for nothing");
-        names.settle(1, Shapes::new());
-        assert!(!names.is_taken(b"a"));
+        let done = || Settled {
+            named: 1,
+            ..Settled::default()
+        };
+        names.settle(done());
+        assert!(!names.is_taken(b"a"), "the first request asked for nothing");
+        names.settle(done());
+        assert!(names.is_taken(b"a"));
+        names.ask(Change::Sql(Named::Deallocate(name)));
+        names.request_ends();
+        names.settle(Settled::default());
+        assert!(names.is_taken(b"a"), "it failed, or was not executed");
     }
 }

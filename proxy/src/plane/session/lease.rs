@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes};
 use pgnet::fields::{ErrorFields, Severity};
 use pgnet::frame;
 use pgnet::sqlstate::SqlState;
+use smallvec::SmallVec;
 
 use super::super::card::Doing;
 use super::super::error::ServeError;
@@ -23,11 +24,12 @@ use super::super::pool::Pool;
 use super::super::turn;
 use super::super::worker::{State, Worker};
 use super::effects::{Changed, Effects};
+use super::names::Named;
 use super::policy::Transaction;
 use super::shared::interner;
 use super::unit::Unit;
 use super::{Leave, Session, Unserved, asker, io, local};
-use crate::classify::{Class, Discard, Kind, Prepare, Touches};
+use crate::classify::{Class, Discard, Kind, Prepare, ResetItem, Touches};
 
 /// Bytes for a server not yet written, above which the client is not read.
 const UNWRITTEN_MAX: usize = 1 << 20;
@@ -38,8 +40,6 @@ const STICKY_LEFT: &str = "a session left state behind that cannot be cleaned";
 #[derive(Default)]
 struct After {
     effects: Effects,
-    prepare: Vec<(Bytes, Bytes)>,
-    deallocate: Vec<Bytes>,
 }
 
 /// What was asked since the worker was last idle.
@@ -111,6 +111,8 @@ pub(super) struct Lease {
     ended_early: bool,
     /// The ReadyForQuery of a RESET was kept back: it goes out behind the session's own ParameterStatus.
     owes_ready: bool,
+    /// The open batch has a RESET in it.
+    resets: bool,
     /// The server does not read as fast as the client writes: feeding waits until it has caught up.
     throttled: bool,
     /// A Sync is owed when the message under way has gone.
@@ -182,6 +184,7 @@ impl Lease {
             did: Did::Nothing,
             ended_early: false,
             owes_ready: false,
+            resets: false,
             throttled: false,
             owes_sync: false,
             expects_copy: false,
@@ -223,46 +226,6 @@ impl Lease {
         self.after.push_back(std::mem::replace(&mut self.open, fresh));
     }
 
-    /// What SQL-level PREPARE and DEALLOCATE will have done once the request has succeeded.
-    fn note_sql(&mut self, kind: &Kind, text: &[u8]) {
-        match kind {
-            Kind::Prepare(prepare) => {
-                let name = Bytes::copy_from_slice(&prepare.name);
-                self.open.prepare.push((name, Bytes::copy_from_slice(text)));
-                self.worker.foreign_prepared.set(true);
-            }
-            Kind::Deallocate { name: Some(name) } => self.open.deallocate.push(Bytes::copy_from_slice(name)),
-            Kind::List(list) => list.kinds.iter().for_each(|kind| self.note_listed(kind, text)),
-            _ => {}
-        }
-    }
-
-    /// The same for a statement of a list: what counts of a name is the last that was said of it.
-    fn note_listed(&mut self, kind: &Kind, text: &[u8]) {
-        match kind {
-            Kind::Prepare(prepare) => {
-                let name = Bytes::copy_from_slice(&prepare.name);
-                self.open.deallocate.retain(|other| *other != name);
-                self.open.prepare.push((name, prepare_alone(prepare, text)));
-                self.worker.foreign_prepared.set(true);
-            }
-            Kind::Deallocate { name: Some(name) } => {
-                let name = Bytes::copy_from_slice(name);
-                self.open.prepare.retain(|(other, _)| *other != name);
-                self.open.deallocate.push(name);
-            }
-            Kind::Deallocate { name: None } | Kind::Discard(Discard::All) => self.open.prepare.clear(),
-            _ => {}
-        }
-    }
-
-    /// What a statement may do that is prepared, and runs now, later or never: until then it forgets no other one.
-    fn expect_parsed(&mut self, class: &Class) {
-        let forgets = self.open.effects.forgets_prepared;
-        self.expect(class);
-        self.open.effects.forgets_prepared = forgets;
-    }
-
     /// Adds what a statement of the request may do.
     fn expect(&mut self, class: &Class) {
         let effects = Effects::of(class);
@@ -271,7 +234,6 @@ impl Lease {
         open.pins |= effects.pins;
         open.ddl |= effects.ddl;
         open.sequences |= effects.sequences;
-        open.forgets_prepared |= effects.forgets_prepared;
         open.sticky = open.sticky.or(effects.sticky);
         open.settings.all |= effects.settings.all;
         open.settings.names.extend(effects.settings.names);
@@ -509,6 +471,26 @@ impl Session {
                 Ok(Ok(Vec::new()))
             }
         }
+    }
+}
+
+/// What a request will have done to prepared statements by SQL, in its order, once the server has said so.
+fn said_by_sql(kind: &Kind, text: &[u8]) -> SmallVec<[Named; 1]> {
+    let one = |kind: &Kind, whole: Option<&[u8]>| match kind {
+        Kind::Prepare(prepare) => {
+            let statement = whole.map_or_else(|| prepare_alone(prepare, text), Bytes::copy_from_slice);
+            Some(Named::Prepare(Bytes::copy_from_slice(&prepare.name), statement))
+        }
+        Kind::Deallocate { name: Some(name) } => Some(Named::Deallocate(Bytes::copy_from_slice(name))),
+        Kind::Deallocate { name: None } | Kind::Discard(Discard::All) => Some(Named::ForgetAll),
+        _ => None,
+    };
+    let forgets =
+        |item: &&ResetItem| matches!(item, ResetItem::DeallocateAll | ResetItem::Discard(Discard::All));
+    match kind {
+        Kind::List(list) => list.kinds.iter().filter_map(|kind| one(kind, None)).collect(),
+        Kind::Reset(items) => items.iter().filter(forgets).map(|_| Named::ForgetAll).collect(),
+        other => one(other, Some(text)).into_iter().collect(),
     }
 }
 

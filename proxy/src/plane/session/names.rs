@@ -6,8 +6,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::super::slot::Settled;
 use super::super::statement::Statement;
-use super::super::worker::{Shape, Shapes};
+use super::super::worker::Shape;
 
 /// A statement the client made by SQL `PREPARE`.
 #[derive(Clone, Debug)]
@@ -16,7 +17,18 @@ pub(super) struct SqlPrepared {
     pub(super) text: Bytes,
 }
 
-/// What a `1` or `3` shown to the client makes true.
+/// What SQL says of prepared statements. The server says when it is done, and no error that follows undoes it.
+#[derive(Clone, Debug)]
+pub(super) enum Named {
+    /// PREPARE: a name, and the whole statement.
+    Prepare(Bytes, Bytes),
+    /// DEALLOCATE of a name.
+    Deallocate(Bytes),
+    /// DEALLOCATE ALL, DISCARD ALL.
+    ForgetAll,
+}
+
+/// What a `1` or `3` shown to the client makes true, or the completion of a statement.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     /// Its Parse succeeded.
@@ -25,6 +37,10 @@ pub(super) enum Change {
     Remove(Bytes),
     /// A portal was closed, or nothing that concerns statements.
     None,
+    /// It was said by SQL.
+    Sql(Named),
+    /// Shown by nothing: a simple Query drops the unnamed statement, whatever becomes of it.
+    DropUnnamed,
 }
 
 /// See the module.
@@ -57,12 +73,23 @@ impl Names {
         let last = asked.find_map(|change| match change {
             Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
             Change::Remove(n) if n == name => Some(None),
+            Change::DropUnnamed if name.is_empty() => Some(None),
             _ => None,
         });
         match last {
             Some(known) => known,
             None => self.settled(name),
         }
+    }
+
+    /// Whether what `name` stands for hangs on the answer to an earlier request.
+    pub(super) fn is_unsettled(&self, name: &[u8]) -> bool {
+        let concerns = |change: &Change| match change {
+            Change::Define(n, _) | Change::Remove(n) => n == name,
+            Change::DropUnnamed => name.is_empty(),
+            Change::Sql(_) | Change::None => false,
+        };
+        !self.open.iter().any(concerns) && self.asked.iter().flatten().any(concerns)
     }
 
     fn settled(&self, name: &[u8]) -> Option<Rc<Statement>> {
@@ -135,32 +162,38 @@ impl Names {
         }
     }
 
-    /// The oldest request has ended; the server acknowledged its first `acks` changes, and described `shapes`.
-    pub(super) fn settle(&mut self, acks: u32, shapes: Shapes) {
+    /// The oldest request has ended as `settled` says. Returns what it did by SQL.
+    pub(super) fn settle(&mut self, settled: Settled) -> Vec<Named> {
+        let Settled {
+            acks: mut acknowledged,
+            parse_failed,
+            mut named,
+            shapes,
+        } = settled;
         let described = self.described.pop_front().unwrap_or_default();
-        let Some(changes) = self.asked.pop_front() else {
-            return;
-        };
-        // A Parse drops the unnamed statement before it can fail.
-        if let Some(Change::Define(name, _)) = changes.get(acks as usize)
-            && name.is_empty()
-        {
-            self.unnamed = None;
-        }
-        for change in changes.into_iter().take(acks as usize) {
+        let mut done = Vec::new();
+        for change in self.asked.pop_front().unwrap_or_default() {
             match change {
-                Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
-                Change::Define(name, statement) => {
-                    self.forget_shape(&name);
-                    self.named.insert(name, statement);
+                Change::DropUnnamed => self.unnamed = None,
+                // Without the server's word it failed, or was never executed.
+                Change::Sql(said) => {
+                    if named > 0 {
+                        named -= 1;
+                        self.said(&said);
+                        done.push(said);
+                    }
                 }
-                Change::Remove(name) if name.is_empty() => self.unnamed = None,
-                Change::Remove(name) => {
-                    self.forget_shape(&name);
-                    self.named.remove(&name);
-                    self.sql.remove(&name);
+                change if acknowledged > 0 => {
+                    acknowledged -= 1;
+                    self.acknowledged(change);
                 }
-                Change::None => {}
+                Change::Define(name, _) if parse_failed && name.is_empty() => {
+                    // A Parse drops the unnamed statement before it can fail.
+                    self.unnamed = None;
+                    break;
+                }
+                // An error before it: skipped, with all that stands behind it.
+                _ => break,
             }
         }
         for (name, shape) in described.into_iter().zip(shapes) {
@@ -169,6 +202,44 @@ impl Names {
                 && self.named.contains_key(&name)
             {
                 self.shapes.insert(name, shape);
+            }
+        }
+        done
+    }
+
+    fn acknowledged(&mut self, change: Change) {
+        match change {
+            Change::Define(name, statement) if name.is_empty() => self.unnamed = Some(statement),
+            Change::Define(name, statement) => {
+                self.forget_shape(&name);
+                self.named.insert(name, statement);
+            }
+            Change::Remove(name) if name.is_empty() => self.unnamed = None,
+            Change::Remove(name) => {
+                self.forget_shape(&name);
+                self.named.remove(&name);
+                self.sql.remove(&name);
+            }
+            Change::None | Change::Sql(_) | Change::DropUnnamed => {}
+        }
+    }
+
+    fn said(&mut self, said: &Named) {
+        match said {
+            Named::Prepare(name, text) => {
+                let text = text.clone();
+                self.sql.insert(name.clone(), SqlPrepared { text });
+            }
+            Named::Deallocate(name) => {
+                self.forget_shape(name);
+                self.named.remove(name);
+                self.sql.remove(name);
+            }
+            Named::ForgetAll => {
+                self.named.clear();
+                self.sql.clear();
+                self.shapes.clear();
+                self.changed.clear();
             }
         }
     }
@@ -208,17 +279,11 @@ impl Names {
 
     /// A simple Query replaces the unnamed statement.
     pub(super) fn drop_unnamed(&mut self) {
-        self.unnamed = None;
-    }
-
-    /// SQL `PREPARE` succeeded.
-    pub(super) fn define_sql(&mut self, name: &[u8], text: &[u8]) {
-        self.sql.insert(
-            Bytes::copy_from_slice(name),
-            SqlPrepared {
-                text: Bytes::copy_from_slice(text),
-            },
-        );
+        if self.open.is_empty() && self.asked.is_empty() {
+            self.unnamed = None;
+        } else {
+            self.open.push(Change::DropUnnamed);
+        }
     }
 
     /// What SQL `PREPARE` made under this name.
@@ -234,20 +299,5 @@ impl Names {
     /// A statement of the extended protocol under this name: SQL `EXECUTE` sees those too.
     pub(super) fn protocol(&self, name: &[u8]) -> Option<Rc<Statement>> {
         self.named.get(name).cloned()
-    }
-
-    /// SQL `DEALLOCATE`. False: there was no such statement.
-    pub(super) fn deallocate(&mut self, name: &[u8]) -> bool {
-        self.forget_shape(name);
-        let protocol = self.named.remove(name).is_some();
-        self.sql.remove(name).is_some() || protocol
-    }
-
-    /// SQL `DEALLOCATE ALL`, `DISCARD ALL`.
-    pub(super) fn deallocate_all(&mut self) {
-        self.named.clear();
-        self.sql.clear();
-        self.shapes.clear();
-        self.changed.clear();
     }
 }

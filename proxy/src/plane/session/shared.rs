@@ -18,11 +18,11 @@ use super::super::error::ServeError;
 use super::super::pool::Pool;
 use super::super::script::{Op, Step};
 use super::super::settings::{Difference, Settings};
-use super::super::slot::End;
+use super::super::slot::{End, Settled};
 use super::super::statement::{Statement, StatementKey};
 use super::super::thread::Thread;
 use super::super::turn;
-use super::super::worker::{Composer, Joins, SYNC_LENGTH, Shapes, State, Worker};
+use super::super::worker::{Composer, Joins, SYNC_LENGTH, State, Worker};
 use super::dispatch::{Aside, Next};
 use super::names::Change;
 use super::policy::{Batch, is_end};
@@ -105,7 +105,9 @@ impl Session {
         self.pass_over(total);
         self.thread.counters.requests_shared.add(1);
         match end {
-            End::Done { acks, shapes, .. } => self.names.settle(acks, shapes),
+            End::Done { settled, .. } => {
+                self.names.settle(settled);
+            }
             End::Cancelled => {
                 self.names.forget_asked();
                 self.own_error(&ServeError::Cancelled);
@@ -369,8 +371,11 @@ impl Session {
                     }
                 }
                 b'D' => {
-                    obscure |= translate::target_parts(frame.body)
-                        .is_ok_and(|(_, name)| self.names.sql(name).is_some());
+                    // A portal that is not bound here is not to be one of ours.
+                    obscure |= translate::target_parts(frame.body).is_ok_and(|(kind, name)| match kind {
+                        b'P' => !portals.iter().any(|(n, _)| *n == name),
+                        _ => self.names.sql(name).is_some(),
+                    });
                     only_ends &= !self.transaction.is_failed()
                         || match translate::target_parts(frame.body) {
                             Ok((b'S', name)) => {
@@ -431,7 +436,10 @@ impl Session {
             };
             self.names.ask(change);
             self.names.request_ends();
-            self.names.settle(1, Shapes::new());
+            self.names.settle(Settled {
+                acks: 1,
+                ..Settled::default()
+            });
         }
     }
 

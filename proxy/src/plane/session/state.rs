@@ -153,8 +153,8 @@ impl Session {
 
     /// Takes over as this session's what the server says the settings are now.
     async fn read_back(&mut self, lease: &mut Lease, changed: super::effects::Changed) -> Result<(), Leave> {
-        let was_reset = changed.all || !changed.reset.is_empty();
-        let mut names: Vec<String> = changed.names;
+        let was_reset = changed.resets();
+        let mut names = changed.names.clone();
         names.extend(changed.reset);
         if changed.all {
             names.extend(self.settings.iter().map(|(n, _)| n.to_owned()));
@@ -212,7 +212,7 @@ impl Session {
         let name = self.settings.get("application_name").unwrap_or_default();
         self.card.set_application_name(name);
         if was_reset {
-            self.report_reset(lease, &before);
+            self.report_reset(lease, &before, &changed.names);
             // The worker went back to its own base, which need not be this session's.
             lease.worker.wear(&lease.worker.base);
             if !lease.lost && self.dress(lease).await.is_err() {
@@ -222,8 +222,9 @@ impl Session {
         Ok(())
     }
 
-    /// ParameterStatus for what a RESET changed, as a server opened with this session's startup packet would send it.
-    fn report_reset(&mut self, lease: &Lease, before: &Settings) {
+    /// ParameterStatus for what a RESET changed, as a server opened with this session's startup packet would send it. What was `set`
+    /// ahead of it in one go the client may have been told.
+    fn report_reset(&mut self, lease: &Lease, before: &Settings, set: &[String]) {
         let Some(greeting) = lease.pool.greeting(&self.greeted_as) else {
             return;
         };
@@ -244,7 +245,7 @@ impl Session {
                     .map_or(usual.to_vec(), |v| v.as_bytes().to_vec())
             };
             let new = shown(&self.settings);
-            if shown(before) == new {
+            if shown(before) == new && !set.iter().any(|name| name.eq_ignore_ascii_case(&key)) {
                 continue;
             }
             let value = &new[..];

@@ -69,6 +69,11 @@ impl Composer<'_> {
     /// The client's own Parse of `statement`: sent if the server lacks it, else a Close of nothing stands in for it.
     pub(in crate::plane) fn client_parse(&mut self, statement: &Rc<Statement>, cap: usize) {
         if self.touch(statement) == Some(Prepared::Ready) {
+            if self.inner.status == b'E' && self.inner.pending.len() <= 1 && !statement.ends_failed() {
+                // Refused in a failed transaction, before the server looks at its name.
+                self.parse(statement, To::Client);
+                return;
+            }
             frontend::close_statement(&mut self.inner.out, NO_STATEMENT);
             self.inner.script.push(Step::client(Op::ParseStandIn));
             return;
@@ -106,6 +111,7 @@ impl Composer<'_> {
             self.evict(cap);
             let known = Known {
                 state: Prepared::InFlight(1),
+                there: false,
                 used: self.inner.clock,
                 _statement: statement.clone(),
                 shape: None,
@@ -137,17 +143,23 @@ impl Composer<'_> {
     /// Makes room for one more statement: the one used longest ago is closed.
     fn evict(&mut self, cap: usize) {
         while self.inner.prepared.len() >= cap.max(1) {
-            let oldest = self
-                .inner
-                .prepared
-                .iter()
-                .filter(|(_, known)| !matches!(known.state, Prepared::InFlight(_)))
-                .min_by_key(|(_, known)| known.used)
-                .map(|(id, _)| *id);
-            let Some(id) = oldest else { return };
-            self.inner.prepared.remove(&id);
+            let mut kept = 0;
+            let mut oldest: Option<(u64, StatementId)> = None;
+            for (id, known) in &self.inner.prepared {
+                kept += usize::from(known.state != Prepared::Closing);
+                let may_go = !matches!(known.state, Prepared::InFlight(_) | Prepared::Closing);
+                if may_go && oldest.is_none_or(|(used, _)| known.used < used) {
+                    oldest = Some((known.used, *id));
+                }
+            }
+            let Some((_, id)) = oldest.filter(|_| kept >= cap.max(1)) else {
+                return;
+            };
+            if let Some(known) = self.inner.prepared.get_mut(&id) {
+                known.state = Prepared::Closing;
+            }
             frontend::close_statement(&mut self.inner.out, id.server_name().as_bytes());
-            self.inner.script.push(Step::nobody(Op::Close(None)));
+            self.inner.script.push(Step::nobody(Op::Close(Some(id))));
         }
     }
 }

@@ -15,7 +15,7 @@ use super::super::slot::End;
 use super::super::turn;
 use super::join::READY_IDLE;
 use super::task::{Gone, Io};
-use super::{FRAME_MAX, Inner, Known, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
+use super::{FRAME_MAX, Inner, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
 use crate::spread;
 
 /// Splits what was read by the script and hands each piece to the session that asked.
@@ -50,7 +50,8 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
         };
         let here = io.buffer.len() - run;
         let total = header.total();
-        if total <= here && inner.script.merely_passes(header.tag) && !inner.unconfirmed {
+        let looked_at = inner.unconfirmed || inner.counts_named && header.tag == b'C';
+        if total <= here && inner.script.merely_passes(header.tag) && !looked_at {
             run += total;
             continue;
         }
@@ -95,9 +96,16 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     known.state = Prepared::Broken;
                     known.forget_shape();
                 }
+                if fields.code == SqlState::DUPLICATE_PREPARED_STATEMENT
+                    && let Some(id) = inner.script.parsing()
+                    && let Some(known) = inner.prepared.get_mut(&id)
+                {
+                    known.there = true;
+                }
                 if replanned {
                     repeat_with_new_plan(inner, run);
                 }
+                let at_parse = inner.script.at_parse_of_client();
                 let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
                 if inner.script.take_owed_sync() {
                     pgnet::frontend::sync(&mut inner.out);
@@ -105,6 +113,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 }
                 if let Some(head) = inner.pending.front_mut() {
                     head.error = true;
+                    head.settled.parse_failed |= at_parse;
                 }
                 inner.unconfirmed = false;
                 settle_skipped(inner);
@@ -125,6 +134,9 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 } else {
                     0
                 };
+                if tag == b'C' && inner.counts_named {
+                    count_named(inner, body);
+                }
                 let (mut verdict, event) = inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
                 if inner.unconfirmed && tag == b'C' {
                     inner.unconfirmed = false;
@@ -134,13 +146,23 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     && !matches!(verdict, Verdict::Swallow)
                     && let Some(head) = inner.pending.front_mut()
                 {
-                    head.acks += 1;
+                    head.settled.acks += 1;
                 }
                 match event {
-                    Event::None | Event::Error | Event::Closed(_) => {}
+                    Event::None | Event::Error => {}
                     Event::Parsed(id) => {
                         if let Some(known) = inner.prepared.get_mut(&id) {
                             known.state = Prepared::Ready;
+                            known.there = true;
+                        }
+                    }
+                    Event::Closed(id) => {
+                        if inner
+                            .prepared
+                            .get(&id)
+                            .is_some_and(|known| known.state == Prepared::Closing)
+                        {
+                            inner.prepared.remove(&id);
                         }
                     }
                     Event::Described(id, to) => {
@@ -158,7 +180,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                         if to == To::Client
                             && let Some(head) = inner.pending.front_mut()
                         {
-                            head.described.push(shape);
+                            head.settled.shapes.push(shape);
                         }
                     }
                     Event::CopyIn { reopened } => {
@@ -403,19 +425,38 @@ fn drop_bytes(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usi
     io.buffer.advance(n);
 }
 
-/// Parses that an error skipped: the statements are not there, unless a later one in the queue brings them.
+/// CommandComplete: what the holder did to prepared statements by SQL.
+fn count_named(inner: &mut Inner, body: &[u8]) {
+    let forgets = match body {
+        b"PREPARE\0" | b"DEALLOCATE\0" => false,
+        b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => true,
+        _ => return,
+    };
+    let Some(head) = inner.pending.front_mut().filter(|p| p.purpose == Purpose::Leased) else {
+        return;
+    };
+    head.settled.named += 1;
+    if forgets {
+        // What is still to be parsed will be there.
+        inner
+            .prepared
+            .retain(|_, known| matches!(known.state, Prepared::InFlight(_)));
+    }
+}
+
+/// What an error skipped: statements that were to be parsed are not there, unless a later Parse in the queue brings them, or the
+/// server has had them before; those that were to be closed are.
 fn settle_skipped(inner: &mut Inner) {
     let Inner { script, prepared, .. } = inner;
     for id in script.take_skipped() {
-        if let Some(Known {
-            state: Prepared::InFlight(n),
-            ..
-        }) = prepared.get_mut(&id)
-        {
-            *n -= 1;
-            if *n == 0 {
-                prepared.remove(&id);
-            }
+        let Some(known) = prepared.get_mut(&id) else {
+            continue;
+        };
+        match &mut known.state {
+            Prepared::InFlight(n) if *n > 1 => *n -= 1,
+            Prepared::InFlight(_) if !known.there => drop(prepared.remove(&id)),
+            Prepared::InFlight(_) | Prepared::Closing => known.state = Prepared::Broken,
+            Prepared::Ready | Prepared::Stale | Prepared::Broken => {}
         }
     }
 }
@@ -500,8 +541,7 @@ fn end_request(worker: &Rc<Worker>, inner: &mut Inner, status: u8) -> Result<boo
     let end = End::Done {
         status,
         error: head.error,
-        acks: head.acks,
-        shapes: head.described,
+        settled: head.settled,
     };
     match head.purpose {
         Purpose::Shared => {

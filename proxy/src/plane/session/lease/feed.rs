@@ -2,15 +2,17 @@
 
 use bytes::{Buf, Bytes};
 use pgnet::frame;
+use smallvec::SmallVec;
 
 use super::super::super::script::{Op, Step};
+use super::super::names::{Change, Named};
 use super::super::policy::{self, Decision, Transaction};
 use super::super::shared::interner;
 use super::super::state::collect;
 use super::super::translate::{self, Ground};
 use super::super::unit::{self, HOLD_MAX, UnitError};
 use super::super::{Leave, Session, local};
-use super::{Did, Lease, UNWRITTEN_MAX};
+use super::{Did, Lease, UNWRITTEN_MAX, said_by_sql};
 use crate::classify::{Class, Kind, SetItem};
 
 impl Session {
@@ -178,9 +180,20 @@ impl Session {
         });
         lease.worker.finish_batch();
         self.names.request_ends();
+        if std::mem::take(&mut lease.resets) {
+            lease.owes_ready = true;
+            lease.barrier = true;
+        }
         lease.request_starts();
         lease.begin_ahead = false;
         lease.expects_copy = false;
+    }
+
+    /// The settings a RESET leaves behind depend on this session, not on the worker: its ParameterStatus is ours, and the
+    /// ReadyForQuery behind it.
+    fn keep_back(lease: &mut Lease) {
+        lease.worker.mute(true);
+        lease.worker.hold_ready(true);
     }
 
     /// A complete simple Query. False: it has to wait.
@@ -242,18 +255,18 @@ impl Session {
             }
         }
         lease.expect(&class);
-        let settings = &lease.open.effects.settings;
+        let resets = lease.open.effects.settings.resets();
         if holds_ready {
             lease.worker.hold_ready(true);
             lease.owes_ready = true;
         }
-        if settings.all || !settings.reset.is_empty() {
-            // Its ParameterStatus and ReadyForQuery are ours: they depend on this session's settings, not on the worker's.
-            lease.worker.mute(true);
+        if resets {
+            Self::keep_back(lease);
             lease.owes_ready = true;
         }
         self.note_sender(lease, &class);
-        lease.note_sql(&class.kind, &self.input[5..total - 1]);
+        let said = said_by_sql(&class.kind, &self.input[5..total - 1]);
+        self.ask_sql(lease, said);
         lease.expects_copy = expects_copy(&class.kind);
         let input = self.input.split_to(total);
         // Should BEGIN fail, the server skips to a Sync: until that is known nothing else may stand before it. The Sync itself
@@ -355,11 +368,38 @@ impl Session {
         }
     }
 
+    fn ask_sql(&mut self, lease: &Lease, said: SmallVec<[Named; 1]>) {
+        for named in said {
+            lease.worker.count_named();
+            if matches!(named, Named::Prepare(..)) {
+                lease.worker.foreign_prepared.set(true);
+            }
+            self.names.ask(Change::Sql(named));
+        }
+    }
+
+    /// Whether the message means another thing if an earlier request fails: a statement that it runs, or makes, is made or closed there.
+    fn names_what_is_unsettled(&self, tag: u8, total: usize) -> bool {
+        let body = &self.input[5..total];
+        let name = match tag {
+            b'P' => translate::parse_parts(body).ok().map(|(name, ..)| name),
+            b'B' => translate::bind_parts(body).ok().map(|(_, name, _)| name),
+            b'D' => translate::target_parts(body)
+                .ok()
+                .and_then(|(kind, name)| (kind == b'S').then_some(name)),
+            _ => None,
+        };
+        name.is_some_and(|name| (tag != b'P' || !name.is_empty()) && self.names.is_unsettled(name))
+    }
+
     /// One message of the extended protocol. False: it has to wait.
     pub(super) fn extended(&mut self, lease: &mut Lease, tag: u8, total: usize) -> Result<bool, Leave> {
         if lease.status == b'I' && !lease.worker.batch_is_open() && self.refusal_at_front().is_some() {
             // The outer loop refuses it, when everything before it is answered.
             lease.leave = true;
+            return Ok(false);
+        }
+        if lease.outstanding > 0 && self.names_what_is_unsettled(tag, total) {
             return Ok(false);
         }
         if tag == b'P' {
@@ -373,29 +413,47 @@ impl Session {
             if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
                 return Ok(false);
             }
-            lease.expect_parsed(&class);
+            lease.expect(&class);
             self.note_sender(lease, &class);
             lease.expects_copy |= expects_copy(&class.kind);
         }
+        let mut said = SmallVec::new();
         if tag == b'B' {
             let name = translate::bind_parts(&self.input[5..total])
                 .map(|(_, name, _)| name)
                 .unwrap_or_default();
             if let Some(statement) = self.names.get(name) {
                 let class = statement.class.borrow().clone();
+                if needs_quiet(&class.kind) && lease.outstanding > 0 {
+                    return Ok(false);
+                }
                 if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
                     return Ok(false);
                 }
                 lease.expect(&class);
                 self.note_sender(lease, &class);
                 lease.expects_copy |= expects_copy(&class.kind);
-                lease.note_sql(&class.kind, &statement.key.text);
+                said = said_by_sql(&class.kind, &statement.key.text);
             } else {
                 // One of SQL PREPARE.
                 lease.did = Did::More;
             }
         }
+        if !lease.resets && lease.outstanding == 0 && lease.open.effects.settings.resets() {
+            lease.resets = true;
+            Self::keep_back(lease);
+        }
         let input = self.input.split_to(total);
+        self.translate(lease, tag, &input[5..]);
+        let forgets = said.iter().any(|named| matches!(named, Named::ForgetAll));
+        self.ask_sql(lease, said);
+        if forgets {
+            lease.worker.break_prepared();
+        }
+        Ok(true)
+    }
+
+    fn translate(&mut self, lease: &Lease, tag: u8, body: &[u8]) {
         let materialized = &lease.materialized;
         let intern = interner(&self.thread, &lease.pool, &self.settings);
         let ground = Ground {
@@ -408,9 +466,8 @@ impl Session {
         let slot = self.card.slot.clone();
         let names = &mut self.names;
         lease.worker.stream(&slot, |to| {
-            translate::message(to, names, &ground, tag, &input[5..]);
+            translate::message(to, names, &ground, tag, body);
         });
-        Ok(true)
     }
 
     /// A Query or FunctionCall that is not here completely: its bytes follow as they come.

@@ -11,6 +11,7 @@ use super::super::super::cancel;
 use super::super::super::card::Doing;
 use super::super::super::slot::End;
 use super::super::super::turn;
+use super::super::names::Named;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
 use super::{After, Did, Lease, Loss, UNWRITTEN_MAX, server_gone};
@@ -185,8 +186,7 @@ impl Session {
             End::Done {
                 status,
                 error,
-                acks,
-                shapes,
+                settled,
             } => {
                 lease.outstanding = lease.outstanding.saturating_sub(1);
                 lease.request_began = turn::began();
@@ -197,7 +197,13 @@ impl Session {
                     lease.did = Did::Nothing;
                 }
                 lease.expects_copy &= lease.outstanding > 0;
-                self.names.settle(acks, shapes);
+                for said in self.names.settle(settled) {
+                    match said {
+                        Named::Prepare(name, _) => drop(lease.materialized.insert(name)),
+                        Named::Deallocate(name) => drop(lease.materialized.remove(&name)),
+                        Named::ForgetAll => lease.materialized.clear(),
+                    }
+                }
                 let Some(after) = lease.after.pop_front() else {
                     return;
                 };
@@ -237,22 +243,6 @@ impl Session {
         if effects.ddl && !error {
             self.thread.catalogs.stale(&self.database);
             lease.pool.distrust_prepared();
-        }
-        if error {
-            return;
-        }
-        if effects.forgets_prepared {
-            lease.worker.forget_prepared();
-            lease.materialized.clear();
-            self.names.deallocate_all();
-        }
-        for (name, text) in after.prepare {
-            lease.materialized.insert(name.clone());
-            self.names.define_sql(&name, &text);
-        }
-        for name in after.deallocate {
-            lease.materialized.remove(&name);
-            self.names.deallocate(&name);
         }
     }
 

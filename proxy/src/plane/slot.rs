@@ -29,7 +29,7 @@ pub(super) struct Settled {
     /// The error was that of a Parse of the client's.
     pub(super) parse_failed: bool,
     /// How many PREPARE, DEALLOCATE and DISCARD ALL succeeded, where they are counted.
-    pub(super) named: u32,
+    pub(super) named: u16,
     /// What the statements the client had described look like, in its order.
     pub(super) shapes: Shapes,
 }

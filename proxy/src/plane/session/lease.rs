@@ -36,12 +36,6 @@ const UNWRITTEN_MAX: usize = 1 << 20;
 /// Why a worker is closed whose session loaded a library, seeded random(), and the like.
 const STICKY_LEFT: &str = "a session left state behind that cannot be cleaned";
 
-/// What becomes true when a request has succeeded.
-#[derive(Default)]
-struct After {
-    effects: Effects,
-}
-
 /// What was asked since the worker was last idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Did {
@@ -84,9 +78,10 @@ pub(super) struct Lease {
     /// Notifications of this worker are known as the client's until the hub has handed them on.
     pub(super) notified: bool,
     pub(super) pinned: bool,
-    after: VecDeque<After>,
+    /// What the requests under way may do.
+    after: VecDeque<Effects>,
     /// Effects of the messages of the open batch.
-    open: After,
+    open: Effects,
     outstanding: usize,
     status: u8,
     /// Bytes of a message under way to the server as they come.
@@ -161,12 +156,9 @@ impl Lease {
             notified: false,
             pinned: false,
             after: VecDeque::new(),
-            open: After {
-                effects: Effects {
-                    clean: true,
-                    ..Effects::default()
-                },
-                ..After::default()
+            open: Effects {
+                clean: true,
+                ..Effects::default()
             },
             outstanding: 0,
             status: b'I',
@@ -216,12 +208,9 @@ impl Lease {
             self.cancelled = false;
         }
         self.outstanding += 1;
-        let fresh = After {
-            effects: Effects {
-                clean: true,
-                ..Effects::default()
-            },
-            ..After::default()
+        let fresh = Effects {
+            clean: true,
+            ..Effects::default()
         };
         self.after.push_back(std::mem::replace(&mut self.open, fresh));
     }
@@ -229,7 +218,7 @@ impl Lease {
     /// Adds what a statement of the request may do.
     fn expect(&mut self, class: &Class) {
         let effects = Effects::of(class);
-        let open = &mut self.open.effects;
+        let open = &mut self.open;
         open.clean &= effects.clean;
         open.pins |= effects.pins;
         open.ddl |= effects.ddl;

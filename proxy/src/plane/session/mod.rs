@@ -591,7 +591,7 @@ mod tests {
         let (session, card) = (size_of::<Session>(), size_of::<Card>());
         let slot = size_of::<super::super::slot::Slot>();
         assert!(
-            session <= 344 && card <= 288 && slot <= 152,
+            session <= 344 && card <= 288 && slot <= 160,
             "{session} {card} {slot}"
         );
     }

@@ -110,7 +110,17 @@ impl Names {
 
     /// Whether the client may not define `name` again.
     pub(super) fn is_taken(&self, name: &[u8]) -> bool {
-        !name.is_empty() && (self.get(name).is_some() || self.sql.contains_key(name))
+        if name.is_empty() {
+            return false;
+        }
+        let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
+        let last = asked.find_map(|change| match change {
+            Change::Define(n, _) if n == name => Some(true),
+            Change::Remove(n) | Change::Sql(Named::Deallocate(n)) if n == name => Some(false),
+            Change::Sql(Named::ForgetAll) => Some(false),
+            _ => None,
+        });
+        last.unwrap_or_else(|| self.named.contains_key(name) || self.sql.contains_key(name))
     }
 
     /// Statements the client has.

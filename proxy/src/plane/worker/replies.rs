@@ -435,7 +435,7 @@ fn count_named(inner: &mut Inner, body: &[u8]) {
     let Some(head) = inner.pending.front_mut().filter(|p| p.purpose == Purpose::Leased) else {
         return;
     };
-    head.settled.named += 1;
+    head.settled.named = head.settled.named.saturating_add(1);
     if forgets {
         // What is still to be parsed will be there.
         inner

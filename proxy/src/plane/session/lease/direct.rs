@@ -152,9 +152,9 @@ impl Session {
         }
         // A prepared statement stays under its name; what currval remembers stays, too.
         let named = tag == b'P' && body.is_none_or(|body| body.first() != Some(&0));
-        lease.dirty |= named || lease.open.effects.sequences;
+        lease.dirty |= named || lease.open.sequences;
         lease.expects_copy |= !class.is_known_read();
-        let settings = &lease.open.effects.settings;
+        let settings = &lease.open.settings;
         lease
             .worker
             .note_custom(settings.names.iter().map(String::as_str));

@@ -255,7 +255,7 @@ impl Session {
             }
         }
         lease.expect(&class);
-        let resets = lease.open.effects.settings.resets();
+        let resets = lease.open.settings.resets();
         if holds_ready {
             lease.worker.hold_ready(true);
             lease.owes_ready = true;
@@ -439,7 +439,7 @@ impl Session {
                 lease.did = Did::More;
             }
         }
-        if !lease.resets && lease.outstanding == 0 && lease.open.effects.settings.resets() {
+        if !lease.resets && lease.outstanding == 0 && lease.open.settings.resets() {
             lease.resets = true;
             Self::keep_back(lease);
         }

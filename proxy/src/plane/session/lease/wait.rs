@@ -11,10 +11,11 @@ use super::super::super::cancel;
 use super::super::super::card::Doing;
 use super::super::super::slot::End;
 use super::super::super::turn;
+use super::super::effects::Effects;
 use super::super::names::Named;
 use super::super::policy::Transaction;
 use super::super::{Leave, Session, io, killed, local, too_idle};
-use super::{After, Did, Lease, Loss, UNWRITTEN_MAX, server_gone};
+use super::{Did, Lease, Loss, UNWRITTEN_MAX, server_gone};
 
 /// Why waiting has an end.
 #[derive(Clone, Copy, Debug)]
@@ -204,10 +205,10 @@ impl Session {
                         Named::ForgetAll => lease.materialized.clear(),
                     }
                 }
-                let Some(after) = lease.after.pop_front() else {
+                let Some(effects) = lease.after.pop_front() else {
                     return;
                 };
-                self.happened(lease, after, error);
+                self.happened(lease, effects, error);
             }
             End::Lost {
                 said,
@@ -225,8 +226,7 @@ impl Session {
         }
     }
 
-    pub(super) fn happened(&mut self, lease: &mut Lease, after: After, error: bool) {
-        let effects = after.effects;
+    pub(super) fn happened(&mut self, lease: &mut Lease, effects: Effects, error: bool) {
         lease.changed.all |= effects.settings.all;
         lease.changed.names.extend(effects.settings.names);
         lease.changed.reset.extend(effects.settings.reset);

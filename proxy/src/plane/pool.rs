@@ -339,6 +339,8 @@ impl Pool {
             worker.abandon();
         } else if dirty {
             worker.clean(false);
+        } else if worker.unnamed_left.get() {
+            worker.close_unnamed();
         } else {
             worker.state.set(State::Idle);
             worker.idle_since.set(turn::began());

@@ -76,6 +76,12 @@ impl Statement {
         )
     }
 
+    /// Whether what it returns depends on what else the session has: a FETCH looks like its cursor at its Parse. PostgreSQL (15 at
+    /// least) dies of a Describe of one whose cursor is gone: no client is to meet a FETCH that another one had parsed.
+    pub(super) fn is_of_its_session(&self) -> bool {
+        matches!(self.class.borrow().kind, Kind::Fetch { .. })
+    }
+
     /// A client parses it without a name.
     pub(super) fn parsed_unnamed(&self) {
         self.unnamed.set(self.unnamed.get().saturating_add(1));

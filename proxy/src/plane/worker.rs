@@ -150,8 +150,10 @@ pub(super) struct Inner {
     open_batch: bool,
     /// A synchronous replica did not confirm: the next CommandComplete or `Z` must not look like success.
     unconfirmed: bool,
-    /// Session whose statement is the server's unnamed one.
-    unnamed: Option<(u64, StatementId)>,
+    /// Session whose statement is the server's unnamed one, and the request that parses it.
+    unnamed: Option<(u64, StatementId, u64)>,
+    /// Requests begun so far.
+    begun: u64,
     head_since: Instant,
     /// The turn it began in.
     head_turn: u64,
@@ -179,6 +181,8 @@ pub(super) struct Inner {
     strict: bool,
     /// Notifications that came while the worker was held: what becomes of them its holder decides.
     heard: Vec<Bytes>,
+    /// ParameterStatus that was not passed on in the running request.
+    muted: Vec<Bytes>,
     /// ParameterStatus is not passed on: the session computes its own (RESET returns to the worker's base, not to the session's).
     mute: bool,
     /// A request of the holder may prepare statements by SQL, or deallocate some: the server's word for it is looked at.
@@ -250,6 +254,8 @@ pub(super) struct Worker {
     pub(super) tickets: Cell<u32>,
     /// Somebody prepared statements on it under names of its own.
     pub(super) foreign_prepared: Cell<bool>,
+    /// Session mode: the server's unnamed statement is its holder's.
+    pub(super) unnamed_left: Cell<bool>,
     pub(super) cleaning_since: Cell<Instant>,
     /// Requests since the last sweep that found their settings here, and those that had to set some.
     pub(super) suited: Cell<(u32, u32)>,
@@ -313,6 +319,7 @@ impl Worker {
             condemned: Cell::new(false),
             tickets: Cell::new(0),
             foreign_prepared: Cell::new(false),
+            unnamed_left: Cell::new(false),
             cleaning_since: Cell::new(now),
             suited: Cell::new((0, 0)),
             expected: Cell::new(0),
@@ -338,6 +345,7 @@ impl Worker {
                 open_batch: false,
                 unconfirmed: false,
                 unnamed: None,
+                begun: 0,
                 head_since: now,
                 head_turn: turn::count(),
                 unsent: 0,
@@ -352,6 +360,7 @@ impl Worker {
                 holder: None,
                 writing: None,
                 strict: false,
+                muted: Vec::new(),
                 mute: false,
                 counts_named: false,
                 holds_ready: false,
@@ -703,6 +712,7 @@ impl Inner {
             self.head_since = Instant::now();
             self.head_turn = turn::count();
         }
+        self.begun += 1;
         self.pending.push_back(Pending {
             slot,
             purpose,

@@ -136,7 +136,7 @@ pub(super) enum Decision {
 pub(super) struct Batch {
     /// Of all statements it executes.
     pub(super) class: Rc<Class>,
-    /// It executes exactly one statement, once.
+    /// It executes exactly one statement, once, and concerns no other.
     pub(super) single: bool,
     /// It executes nothing.
     pub(super) executes_nothing: bool,

@@ -315,6 +315,8 @@ impl Session {
         let input = &self.input[..total];
         let mut parsed: SmallVec<[(&[u8], &[u8], Rc<Class>); 1]> = SmallVec::new();
         let mut portals: SmallVec<[(&[u8], Option<Rc<Class>>); 1]> = SmallVec::new();
+        // Statements by name that are bound or described.
+        let mut used: SmallVec<[&[u8]; 2]> = SmallVec::new();
         let mut executed: SmallVec<[Rc<Class>; 4]> = SmallVec::new();
         let mut obscure = false;
         let mut names = false;
@@ -352,6 +354,7 @@ impl Session {
                         .map(|(_, _, c)| c.clone());
                     let class = class.or_else(|| self.names.get(name).map(|s| self.class_of(&s)));
                     only_ends &= class.as_deref().is_some_and(is_end);
+                    used.push(name);
                     portals.push((portal, class));
                 }
                 b'E' => {
@@ -374,7 +377,10 @@ impl Session {
                     // A portal that is not bound here is not to be one of ours.
                     obscure |= translate::target_parts(frame.body).is_ok_and(|(kind, name)| match kind {
                         b'P' => !portals.iter().any(|(n, _)| *n == name),
-                        _ => self.names.sql(name).is_some(),
+                        _ => {
+                            used.push(name);
+                            self.names.sql(name).is_some()
+                        }
                     });
                     only_ends &= !self.transaction.is_failed()
                         || match translate::target_parts(frame.body) {
@@ -403,8 +409,14 @@ impl Session {
                 Rc::new(class)
             }
         };
+        // Nor is another parsed, bound or described.
+        let first = used.first().copied();
+        let is_first = |name: &[u8]| Some(name) == first;
+        let alone = portals.len() <= 1
+            && used.iter().all(|name| is_first(name))
+            && parsed.iter().all(|(name, ..)| is_first(name));
         Ok(Batch {
-            single: executed.len() == 1 && executes == 1 && class.kind != Kind::Empty,
+            single: executed.len() == 1 && executes == 1 && alone && class.kind != Kind::Empty,
             executes_nothing: executed.is_empty() && !obscure,
             lone_sync: total == SYNC_LENGTH,
             obscure,

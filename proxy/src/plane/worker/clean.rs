@@ -68,6 +68,19 @@ impl Worker {
         self.wear(&self.base);
     }
 
+    /// Session mode: the next client is not to find the unnamed statement of this one, which left nothing else behind.
+    pub(in crate::plane) fn close_unnamed(self: &Rc<Self>) {
+        self.state.set(State::Cleaning);
+        self.cleaning_since.set(Instant::now());
+        self.unnamed_left.set(false);
+        self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |to| {
+            frontend::close_statement(to.out(), b"");
+            to.step(Step::nobody(Op::Close(None)));
+            frontend::sync(to.out());
+            to.step(Step::nobody(Op::Sync));
+        });
+    }
+
     /// Session mode: puts the session back to its beginning, by `resetQuery` where there is one.
     fn reset(self: &Rc<Self>) {
         let own = self
@@ -77,6 +90,7 @@ impl Worker {
             .map(|t| t.config().reset_query.clone())
             .filter(|query| !query.trim().is_empty());
         self.forget_prepared();
+        self.unnamed_left.set(false);
         self.enqueue(Purpose::Clean, None, 0, Duration::ZERO, |c| {
             c.query_for_nobody(own.as_deref().unwrap_or(RESET).as_bytes())
         });

@@ -48,19 +48,24 @@ impl Composer<'_> {
         self.step(Step::nobody(Op::Execute));
     }
 
-    /// Whether the server's unnamed statement is this one of this session.
+    /// Whether the server's unnamed statement is this one of this session. What another request under way parses an error may skip.
     pub(in crate::plane) fn unnamed_is(&self, session: u64, id: StatementId) -> bool {
-        self.inner.unnamed == Some((session, id))
+        self.inner.unnamed.is_some_and(|(owner, statement, request)| {
+            let settled = request == self.inner.begun || self.inner.pending.len() <= 1;
+            (owner, statement) == (session, id) && settled
+        })
     }
 
     /// The server's unnamed statement is now this one.
     pub(in crate::plane) fn set_unnamed(&mut self, unnamed: Option<(u64, StatementId)>) {
-        self.inner.unnamed = unnamed;
+        self.inner.unnamed = unnamed.map(|(session, id)| (session, id, self.inner.begun));
     }
 
     /// Makes sure the server has `statement` by the time it reads what is appended next.
     pub(in crate::plane) fn ensure(&mut self, statement: &Rc<Statement>, cap: usize) {
-        if let Some(Prepared::Ready | Prepared::Stale) = self.touch(statement) {
+        if let Some(Prepared::Ready | Prepared::Stale) = self.touch(statement)
+            && !statement.is_of_its_session()
+        {
             return;
         }
         self.parse_anew(statement, cap, To::Nobody);
@@ -68,7 +73,7 @@ impl Composer<'_> {
 
     /// The client's own Parse of `statement`: sent if the server lacks it, else a Close of nothing stands in for it.
     pub(in crate::plane) fn client_parse(&mut self, statement: &Rc<Statement>, cap: usize) {
-        if self.touch(statement) == Some(Prepared::Ready) {
+        if self.touch(statement) == Some(Prepared::Ready) && !statement.is_of_its_session() {
             if self.inner.status == b'E' && self.inner.pending.len() <= 1 && !statement.ends_failed() {
                 // Refused in a failed transaction, before the server looks at its name.
                 self.parse(statement, To::Client);

@@ -71,6 +71,10 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 if worker.direct {
                     worker.note_parameter(body);
                 }
+                if inner.mute {
+                    let frame = &io.buffer[run..run + total];
+                    inner.muted.push(Bytes::copy_from_slice(frame));
+                }
                 on_parameter_status(inner)
             }
             b'A' => {
@@ -116,6 +120,8 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                     head.settled.parse_failed |= at_parse;
                 }
                 inner.unconfirmed = false;
+                // A Parse of it may be what was skipped.
+                inner.unnamed = None;
                 settle_skipped(inner);
                 let early = inner.script.take_ended_early();
                 if early > 0 {
@@ -214,6 +220,15 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                             inner.unconfirmed = false;
                             deliver(worker, inner, io, &mut run);
                             pass(inner, error_frame(&unconfirmed()));
+                        }
+                        let muted = std::mem::take(&mut inner.muted);
+                        let failed = inner.pending.front().is_some_and(|head| head.error);
+                        if !muted.is_empty() && (failed || status != b'I') {
+                            // What an error has rolled back; or what holds until the transaction has ended.
+                            deliver(worker, inner, io, &mut run);
+                            for frame in muted {
+                                pass(inner, frame);
+                            }
                         }
                         if (inner.mute || inner.holds_ready) && verdict_forwards(&verdict) {
                             verdict = Verdict::Swallow;

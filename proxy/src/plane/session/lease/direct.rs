@@ -152,6 +152,11 @@ impl Session {
         }
         // A prepared statement stays under its name; what currval remembers stays, too.
         let named = tag == b'P' && body.is_none_or(|body| body.first() != Some(&0));
+        match tag {
+            b'P' => lease.worker.unnamed_left.set(true),
+            b'Q' => lease.worker.unnamed_left.set(false),
+            _ => {}
+        }
         lease.dirty |= named || lease.open.sequences;
         lease.expects_copy |= !class.is_known_read();
         let settings = &lease.open.settings;

@@ -402,12 +402,14 @@ impl Session {
         if lease.outstanding > 0 && self.names_what_is_unsettled(tag, total) {
             return Ok(false);
         }
+        let mut quiet = false;
         if tag == b'P' {
             let text = translate::parse_parts(&self.input[5..total])
                 .map(|(_, text, _)| text)
                 .unwrap_or_default();
             let class = self.classify(text);
-            if needs_quiet(&class.kind) && lease.outstanding > 0 {
+            quiet = needs_quiet(&class.kind);
+            if quiet && lease.outstanding > 0 {
                 return Ok(false);
             }
             if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
@@ -424,7 +426,8 @@ impl Session {
                 .unwrap_or_default();
             if let Some(statement) = self.names.get(name) {
                 let class = statement.class.borrow().clone();
-                if needs_quiet(&class.kind) && lease.outstanding > 0 {
+                quiet = needs_quiet(&class.kind);
+                if quiet && lease.outstanding > 0 {
                     return Ok(false);
                 }
                 if self.may_end_early(lease, &class) && self.end_batch_early(lease, &class)? {
@@ -439,7 +442,7 @@ impl Session {
                 lease.did = Did::More;
             }
         }
-        if !lease.resets && lease.outstanding == 0 && lease.open.settings.resets() {
+        if quiet && lease.open.settings.resets() {
             lease.resets = true;
             Self::keep_back(lease);
         }

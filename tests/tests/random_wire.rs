@@ -4,9 +4,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use pgstmtpool_tests::{Cluster, Manifest, Proxy, Random, World, script};
+use pgstmtpool_tests::{Manifest, Proxy, Random, script};
 
 /// Conversations of each test.
 const SCRIPTS: u64 = 60;
@@ -261,19 +260,10 @@ fn comparable(lines: Vec<String>) -> Vec<String> {
 }
 
 fn compare(name: &str, mode: &str, statements: &[&str]) {
-    let world = Arc::new(World::new(name));
-    let cluster = Cluster::single(&world);
+    let (world, cluster) = script::start(name);
     let server = cluster.master();
-    server.sql("create role app login");
     server.sql("alter role app set lock_timeout = '300ms'");
-    server.sql("create database wire owner app");
     let proxy = Proxy::start(&world, &Manifest::of(&cluster).set("poolMode", mode).write());
-    let reset = || {
-        server.sql_in(
-            "wire",
-            "set lock_timeout = '10s'; drop schema if exists public cascade; create schema public authorization app",
-        );
-    };
     let number = std::env::var("SCRIPTS")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -284,10 +274,10 @@ fn compare(name: &str, mode: &str, statements: &[&str]) {
         let text = write(&mut random, statements);
         let script =
             script::Script::parse(&format!("random {n}"), &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        reset();
-        let straight = script.run(&server.tcp(), "app", "wire", server);
-        reset();
-        let proxied = script.run(&proxy.tcp(), "app", "wire", server);
+        script::reset(server);
+        let straight = script.run(&server.tcp(), script::USER, script::DATABASE, server);
+        script::reset(server);
+        let proxied = script.run(&proxy.tcp(), script::USER, script::DATABASE, server);
         let fault = match (straight, proxied) {
             (Ok(straight), Ok(proxied)) => {
                 let (straight, mut proxied) = (comparable(straight), comparable(proxied));

@@ -2,27 +2,8 @@
 //! `WIRE=name` runs only scripts whose name contains it; `WIRE_SHOW=1` with `--nocapture` shows PostgreSQL's side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::sync::Arc;
-
 use pgstmtpool_tests::wire::Address;
-use pgstmtpool_tests::{Cluster, Manifest, Proxy, Server, World, script};
-
-const USER: &str = "app";
-const DATABASE: &str = "wire";
-
-fn start(name: &str) -> (Arc<World>, Cluster) {
-    let world = Arc::new(World::new(name));
-    let cluster = Cluster::single(&world);
-    cluster.master().sql("create role app login");
-    cluster.master().sql("create database wire owner app");
-    (world, cluster)
-}
-
-/// A fresh schema: every run of a script starts from the same state.
-fn reset(server: &Server) {
-    let sql = "set lock_timeout = '10s'; drop schema if exists public cascade; create schema public authorization app";
-    server.sql_in(DATABASE, sql);
-}
+use pgstmtpool_tests::{Manifest, Proxy, Server, script};
 
 fn scripts() -> Vec<script::Script> {
     let filter = std::env::var("WIRE").unwrap_or_default();
@@ -38,10 +19,10 @@ fn compare(server: &Server, other: &Address, mode: &str) {
     let mut ran = 0;
     for script in scripts().iter().filter(|script| script.applies_to(mode)) {
         let started = std::time::Instant::now();
-        reset(server);
-        let straight = script.run(&server.tcp(), USER, DATABASE, server);
-        reset(server);
-        let proxied = script.run(other, USER, DATABASE, server);
+        script::reset(server);
+        let straight = script.run(&server.tcp(), script::USER, script::DATABASE, server);
+        script::reset(server);
+        let proxied = script.run(other, script::USER, script::DATABASE, server);
         if let (Ok(lines), true) = (&straight, std::env::var_os("WIRE_SHOW").is_some()) {
             println!("{}", lines.join("\n"));
         }
@@ -70,13 +51,13 @@ fn compare(server: &Server, other: &Address, mode: &str) {
 
 #[test]
 fn every_script_gives_the_same_transcript_twice_straight_at_postgresql() {
-    let (_world, cluster) = start("wire-self");
+    let (_world, cluster) = script::start("wire-self");
     compare(cluster.master(), &cluster.master().tcp(), "session");
 }
 
 #[test]
 fn through_the_proxy_in_transaction_mode() {
-    let (world, cluster) = start("wire-trans");
+    let (world, cluster) = script::start("wire-trans");
     let manifest = Manifest::of(&cluster).set("poolMode", "transaction").write();
     let proxy = Proxy::start(&world, &manifest);
     compare(cluster.master(), &proxy.tcp(), "transaction");
@@ -84,7 +65,7 @@ fn through_the_proxy_in_transaction_mode() {
 
 #[test]
 fn through_the_proxy_in_session_mode() {
-    let (world, cluster) = start("wire-session");
+    let (world, cluster) = script::start("wire-session");
     let manifest = Manifest::of(&cluster).set("poolMode", "session").write();
     let proxy = Proxy::start(&world, &manifest);
     compare(cluster.master(), &proxy.tcp(), "session");
@@ -92,7 +73,7 @@ fn through_the_proxy_in_session_mode() {
 
 #[test]
 fn through_the_proxy_in_statement_mode() {
-    let (world, cluster) = start("wire-stmt");
+    let (world, cluster) = script::start("wire-stmt");
     let manifest = Manifest::of(&cluster).set("poolMode", "statement").write();
     let proxy = Proxy::start(&world, &manifest);
     compare(cluster.master(), &proxy.tcp(), "statement");

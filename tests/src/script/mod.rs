@@ -31,8 +31,31 @@ mod parse;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use parse::{Line, Script, Step, Until};
+
+use crate::{Cluster, Server, World};
+
+/// Who talks in a script.
+pub const USER: &str = "app";
+/// Where.
+pub const DATABASE: &str = "wire";
+
+/// A server with that user and that database.
+pub fn start(name: &str) -> (Arc<World>, Cluster) {
+    let world = Arc::new(World::new(name));
+    let cluster = Cluster::single(&world);
+    cluster.master().sql("create role app login");
+    cluster.master().sql("create database wire owner app");
+    (world, cluster)
+}
+
+/// A fresh schema: every run of a script starts from the same state.
+pub fn reset(server: &Server) {
+    let sql = "set lock_timeout = '10s'; drop schema if exists public cascade; create schema public authorization app";
+    server.sql_in(DATABASE, sql);
+}
 
 /// All scripts of `tests/wire`, by name.
 pub fn all() -> Vec<Script> {

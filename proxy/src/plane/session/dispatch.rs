@@ -102,21 +102,16 @@ impl Session {
         if self.mode() != crds::PoolMode::Statement {
             return None;
         }
-        let class = self.class_at_front()?;
+        let (frame, _) = frame::split(&self.input, u32::MAX >> 1).ok()??;
+        let class = match frame.tag {
+            b'P' => self.classify(translate::parse_parts(frame.body).ok()?.1),
+            b'B' => self.class_of(&self.names.get(translate::bind_parts(frame.body).ok()?.1)?),
+            _ => return None,
+        };
         match policy::query(&class, &Transaction::None, self.mode(), false) {
             Decision::Refuse(fields, then) => Some((fields, then)),
             _ => None,
         }
-    }
-
-    /// What the statement does that the Parse or Bind at the front is about.
-    pub(super) fn class_at_front(&self) -> Option<Rc<Class>> {
-        let (frame, _) = frame::split(&self.input, u32::MAX >> 1).ok()??;
-        Some(match frame.tag {
-            b'P' => self.classify(translate::parse_parts(frame.body).ok()?.1),
-            b'B' => self.class_of(&self.names.get(translate::bind_parts(frame.body).ok()?.1)?),
-            _ => return None,
-        })
     }
 
     /// Why a batch that comes in pieces is not run.

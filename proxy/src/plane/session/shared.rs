@@ -374,23 +374,19 @@ impl Session {
                     }
                 }
                 b'D' => {
-                    // A portal that is not bound here is not to be one of ours.
-                    obscure |= translate::target_parts(frame.body).is_ok_and(|(kind, name)| match kind {
-                        b'P' => !portals.iter().any(|(n, _)| *n == name),
-                        _ => {
+                    match translate::target_parts(frame.body) {
+                        Ok((b'S', name)) => {
+                            obscure |= self.names.sql(name).is_some();
+                            let is_new = parsed.iter().any(|(n, ..)| *n == name);
+                            only_ends &= !self.transaction.is_failed()
+                                || is_new
+                                || self.names.get(name).is_some_and(|s| is_end(&self.class_of(&s)));
                             used.push(name);
-                            self.names.sql(name).is_some()
                         }
-                    });
-                    only_ends &= !self.transaction.is_failed()
-                        || match translate::target_parts(frame.body) {
-                            Ok((b'S', name)) => {
-                                let is_new = parsed.iter().any(|(n, ..)| *n == name);
-                                is_new || self.names.get(name).is_some_and(|s| is_end(&self.class_of(&s)))
-                            }
-                            Ok((_, portal)) => portals.iter().any(|(n, _)| *n == portal),
-                            Err(_) => false,
-                        };
+                        // A portal that is not bound here is not to be one of ours.
+                        Ok((_, portal)) => obscure |= !portals.iter().any(|(n, _)| *n == portal),
+                        Err(_) => only_ends = false,
+                    }
                 }
                 b'C' => names = true,
                 _ => {}

@@ -127,6 +127,21 @@ fn a_read_that_fails_fails_alone() {
 }
 
 #[test]
+fn reads_that_take_milliseconds_are_not_taken_for_short_ones_by_and_by() {
+    let mut together = Together::start("joined-milliseconds", 8, &[]);
+    let read = query("select count(*) from generate_series(1, 30000)");
+    for _ in 0..400 {
+        together.holder.send(&read).unwrap();
+        together.holder.collect().unwrap();
+    }
+    let before = joined(&together.stage);
+    for _ in 0..5 {
+        together.send(&vec![read.clone(); 8]);
+    }
+    assert_eq!(joined(&together.stage) - before, 0, "of 40 reads of milliseconds");
+}
+
+#[test]
 fn nobody_waits_for_a_read_that_takes_its_time_and_shares_its_sync() {
     let mut together = Together::start("joined-slow", 8, &[]);
     let requests = |slow: usize| {

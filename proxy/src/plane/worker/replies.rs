@@ -303,8 +303,8 @@ fn account(worker: &Worker, inner: &mut Inner) {
     let seen = turn::began();
     let took = seen.saturating_duration_since(inner.head_since);
     let next_turn = turn::count() < inner.head_turn + 2;
-    let at_most = next_turn && inner.pending.is_empty();
     let unwatched = next_turn && !turn::slept();
+    let at_most = unwatched && inner.pending.is_empty();
     inner.head_since = seen.max(inner.head_since);
     inner.given_up = false;
     inner.head_turn = turn::count();

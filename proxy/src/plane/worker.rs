@@ -9,13 +9,13 @@ mod compose;
 mod ending;
 mod gather;
 mod join;
+mod prepared;
 mod replies;
 mod task;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
@@ -32,12 +32,12 @@ use super::post::Post;
 use super::script::Script;
 use super::settings::Settings;
 use super::slot::{End, Settled, Slot};
-use super::statement::{Statement, StatementId};
+use super::statement::StatementId;
 use super::topology::Server;
 use super::turn;
-use crate::classify::AlreadyHashed;
 pub(super) use compose::{Composer, NO_PORTAL, NO_STATEMENT, patch_length};
 pub(super) use join::{Joins, SYNC_LENGTH};
+use prepared::Prepared;
 pub(super) use task::poll_read_buf;
 use task::{Io, run};
 
@@ -100,48 +100,12 @@ pub(super) type Shape = Option<u64>;
 /// Those of the statements a request had described: mostly one.
 pub(super) type Shapes = SmallVec<[Shape; 1]>;
 
-/// A prepared statement of this worker.
-struct Known {
-    state: Prepared,
-    /// The server has, or had, one of its name: before another is parsed it is closed.
-    there: bool,
-    /// When it was used last, by the worker's count of uses.
-    used: u64,
-    /// As long as it is here its name is not given to another.
-    _statement: Rc<Statement>,
-    shape: Shape,
-    /// The description `shape` was read from, as a number.
-    described: Option<u64>,
-}
-
-impl Known {
-    fn forget_shape(&mut self) {
-        self.shape = None;
-        self.described = None;
-    }
-}
-
-/// How far a statement is on this worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Prepared {
-    /// Its Parse is in the queue.
-    InFlight(u32),
-    /// The server has it.
-    Ready,
-    /// The server has it, perhaps for tables that have changed since: a client's own Parse replaces it.
-    Stale,
-    /// The server may have it, but not as it should be: parsed anew at its next use.
-    Broken,
-    /// Its Close is in the queue.
-    Closing,
-}
-
 /// What of a worker the post has to know.
 pub(super) struct Inner {
     pub(super) out: BytesMut,
     script: Script,
     pending: VecDeque<Pending>,
-    prepared: HashMap<StatementId, Known, BuildHasherDefault<AlreadyHashed>>,
+    prepared: Prepared,
     waker: Option<Waker>,
     blocked: bool,
     /// Status of the last `Z`.
@@ -172,7 +136,6 @@ pub(super) struct Inner {
     closing: Option<&'static str>,
     /// Its task has ended, with these last words of the server: nothing is run any more.
     lost: Option<Option<Rc<ErrorFields>>>,
-    clock: u64,
     /// Who holds the worker: gets what comes between its requests.
     holder: Option<Rc<Slot>>,
     /// Who waits until everything is written.
@@ -338,7 +301,7 @@ impl Worker {
                 out: BytesMut::new(),
                 script: Script::default(),
                 pending: VecDeque::new(),
-                prepared: HashMap::default(),
+                prepared: Prepared::default(),
                 waker: None,
                 blocked: false,
                 status: b'I',
@@ -356,7 +319,6 @@ impl Worker {
                 ended: Vec::new(),
                 closing: None,
                 lost: None,
-                clock: 0,
                 holder: None,
                 writing: None,
                 strict: false,
@@ -384,11 +346,7 @@ impl Worker {
 
     /// What the server believes the rows of a statement look like, if it was asked.
     pub(super) fn shape(&self, id: StatementId) -> Shape {
-        self.inner
-            .borrow()
-            .prepared
-            .get(&id)
-            .and_then(|known| known.shape)
+        self.inner.borrow().prepared.shape(id)
     }
 
     /// Prepared statements on it.
@@ -622,16 +580,12 @@ impl Worker {
 
     /// What the server reads next may make it forget all prepared statements: whatever stands behind it has them parsed anew.
     pub(super) fn break_prepared(&self) {
-        for known in self.inner.borrow_mut().prepared.values_mut() {
-            if matches!(known.state, Prepared::Ready | Prepared::Stale) {
-                known.state = Prepared::Broken;
-            }
-        }
+        self.inner.borrow_mut().prepared.break_all();
     }
 
     /// Tables may have changed: statements are parsed anew at their next use.
     pub(super) fn distrust_prepared(&self) {
-        self.inner.borrow_mut().distrust_prepared();
+        self.inner.borrow_mut().prepared.distrust();
     }
 
     /// The client has room again.
@@ -722,14 +676,6 @@ impl Inner {
             shape,
             expected,
         });
-    }
-
-    fn distrust_prepared(&mut self) {
-        for known in self.prepared.values_mut() {
-            if known.state == Prepared::Ready {
-                known.state = Prepared::Stale;
-            }
-        }
     }
 
     fn wake(&mut self) {

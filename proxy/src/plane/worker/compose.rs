@@ -7,7 +7,8 @@ use pgnet::frontend;
 
 use super::super::script::{Op, Step, To};
 use super::super::statement::{Statement, StatementId};
-use super::{Inner, Known, Prepared};
+use super::Inner;
+use super::prepared::Stage;
 
 /// Writes requests into the worker's buffer and its script.
 pub(in crate::plane) struct Composer<'a> {
@@ -63,9 +64,8 @@ impl Composer<'_> {
 
     /// Makes sure the server has `statement` by the time it reads what is appended next.
     pub(in crate::plane) fn ensure(&mut self, statement: &Rc<Statement>, cap: usize) {
-        if let Some(Prepared::Ready | Prepared::Stale) = self.touch(statement)
-            && !statement.is_of_its_session()
-        {
+        let stage = self.inner.prepared.touch(statement);
+        if matches!(stage, Some(Stage::Ready | Stage::Stale)) && !statement.is_of_its_session() {
             return;
         }
         self.parse_anew(statement, cap, To::Nobody);
@@ -73,7 +73,7 @@ impl Composer<'_> {
 
     /// The client's own Parse of `statement`: sent if the server lacks it, else a Close of nothing stands in for it.
     pub(in crate::plane) fn client_parse(&mut self, statement: &Rc<Statement>, cap: usize) {
-        if self.touch(statement) == Some(Prepared::Ready) && !statement.is_of_its_session() {
+        if self.inner.prepared.touch(statement) == Some(Stage::Ready) && !statement.is_of_its_session() {
             if self.inner.status == b'E' && self.inner.pending.len() <= 1 && !statement.ends_failed() {
                 // Refused in a failed transaction, before the server looks at its name.
                 self.parse(statement, To::Client);
@@ -88,41 +88,19 @@ impl Composer<'_> {
 
     /// Has the server parse `statement` now, whatever it has, and say what its rows look like. Nobody sees its answers.
     pub(in crate::plane) fn describe_anew(&mut self, statement: &Rc<Statement>, cap: usize) {
-        self.touch(statement);
+        self.inner.prepared.touch(statement);
         self.parse_anew(statement, cap, To::Nobody);
         frontend::describe_statement(&mut self.inner.out, &statement.name);
         self.step(Step::nobody(Op::DescribeStatement(Some(statement.id))));
     }
 
-    /// How far the worker is with `statement`, which is used now.
-    fn touch(&mut self, statement: &Statement) -> Option<Prepared> {
-        self.inner.clock += 1;
-        let known = self.inner.prepared.get_mut(&statement.id)?;
-        known.used = self.inner.clock;
-        Some(known.state)
-    }
-
     fn parse_anew(&mut self, statement: &Rc<Statement>, cap: usize, to: To) {
-        if let Some(known) = self.inner.prepared.get_mut(&statement.id) {
-            // A Parse that is in the queue may yet be skipped by an error before it. Close of what is not there is fine.
-            known.state = match known.state {
-                Prepared::InFlight(n) => Prepared::InFlight(n + 1),
-                _ => Prepared::InFlight(1),
-            };
-            known.forget_shape();
+        if !self.inner.prepared.holds(statement.id) {
+            self.make_room(cap);
+        }
+        if self.inner.prepared.parse(statement) {
             frontend::close_statement(&mut self.inner.out, &statement.name);
             self.inner.script.push(Step::nobody(Op::Close(None)));
-        } else {
-            self.evict(cap);
-            let known = Known {
-                state: Prepared::InFlight(1),
-                there: false,
-                used: self.inner.clock,
-                _statement: statement.clone(),
-                shape: None,
-                described: None,
-            };
-            self.inner.prepared.insert(statement.id, known);
         }
         self.parse(statement, to);
     }
@@ -145,24 +123,9 @@ impl Composer<'_> {
         });
     }
 
-    /// Makes room for one more statement: the one used longest ago is closed.
-    fn evict(&mut self, cap: usize) {
-        while self.inner.prepared.len() >= cap.max(1) {
-            let mut kept = 0;
-            let mut oldest: Option<(u64, StatementId)> = None;
-            for (id, known) in &self.inner.prepared {
-                kept += usize::from(known.state != Prepared::Closing);
-                let may_go = !matches!(known.state, Prepared::InFlight(_) | Prepared::Closing);
-                if may_go && oldest.is_none_or(|(used, _)| known.used < used) {
-                    oldest = Some((known.used, *id));
-                }
-            }
-            let Some((_, id)) = oldest.filter(|_| kept >= cap.max(1)) else {
-                return;
-            };
-            if let Some(known) = self.inner.prepared.get_mut(&id) {
-                known.state = Prepared::Closing;
-            }
+    /// Those used longest ago are closed until there is room for one more statement.
+    fn make_room(&mut self, cap: usize) {
+        while let Some(id) = self.inner.prepared.evict(cap) {
             frontend::close_statement(&mut self.inner.out, id.server_name().as_bytes());
             self.inner.script.push(Step::nobody(Op::Close(Some(id))));
         }

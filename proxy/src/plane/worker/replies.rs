@@ -15,7 +15,7 @@ use super::super::slot::End;
 use super::super::turn;
 use super::join::READY_IDLE;
 use super::task::{Gone, Io};
-use super::{FRAME_MAX, Inner, Prepared, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
+use super::{FRAME_MAX, Inner, Purpose, SMALL_FRAME_MAX, Shape, State, Worker};
 use crate::spread;
 
 /// Splits what was read by the script and hands each piece to the session that asked.
@@ -95,16 +95,13 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 // Or somebody deallocated it where nobody could read it: in a function, in DO.
                 if (replanned || fields.code == SqlState::INVALID_SQL_STATEMENT_NAME)
                     && let Some(id) = inner.script.binding()
-                    && let Some(known) = inner.prepared.get_mut(&id)
                 {
-                    known.state = Prepared::Broken;
-                    known.forget_shape();
+                    inner.prepared.is_broken(id);
                 }
                 if fields.code == SqlState::DUPLICATE_PREPARED_STATEMENT
                     && let Some(id) = inner.script.parsing()
-                    && let Some(known) = inner.prepared.get_mut(&id)
                 {
-                    known.there = true;
+                    inner.prepared.is_taken(id);
                 }
                 if replanned {
                     repeat_with_new_plan(inner, run);
@@ -122,7 +119,7 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 inner.unconfirmed = false;
                 // A Parse of it may be what was skipped.
                 inner.unnamed = None;
-                settle_skipped(inner);
+                inner.prepared.skipped(inner.script.take_skipped());
                 let early = inner.script.take_ended_early();
                 if early > 0 {
                     join_no_more(worker, inner);
@@ -156,33 +153,12 @@ pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
                 }
                 match event {
                     Event::None | Event::Error => {}
-                    Event::Parsed(id) => {
-                        if let Some(known) = inner.prepared.get_mut(&id) {
-                            known.state = Prepared::Ready;
-                            known.there = true;
-                        }
-                    }
-                    Event::Closed(id) => {
-                        if inner
-                            .prepared
-                            .get(&id)
-                            .is_some_and(|known| known.state == Prepared::Closing)
-                        {
-                            inner.prepared.remove(&id);
-                        }
-                    }
+                    Event::Parsed(id) => inner.prepared.parsed(id),
+                    Event::Closed(id) => inner.prepared.closed(id),
                     Event::Described(id, to) => {
                         // Too long to be here as a whole: not looked at.
                         let seen = (here >= total).then(|| spread::add(spread::of(body), u64::from(tag)));
-                        let known = inner.prepared.get_mut(&id);
-                        let shape = match &known {
-                            Some(known) if seen.is_some() && known.described == seen => known.shape,
-                            _ => seen.and_then(|_| shape_of(tag, body)),
-                        };
-                        if let Some(known) = known {
-                            known.shape = shape;
-                            known.described = seen;
-                        }
+                        let shape = inner.prepared.described(id, seen, || shape_of(tag, body));
                         if to == To::Client
                             && let Some(head) = inner.pending.front_mut()
                         {
@@ -452,27 +428,7 @@ fn count_named(inner: &mut Inner, body: &[u8]) {
     };
     head.settled.named = head.settled.named.saturating_add(1);
     if forgets {
-        // What is still to be parsed will be there.
-        inner
-            .prepared
-            .retain(|_, known| matches!(known.state, Prepared::InFlight(_)));
-    }
-}
-
-/// What an error skipped: statements that were to be parsed are not there, unless a later Parse in the queue brings them, or the
-/// server has had them before; those that were to be closed are.
-fn settle_skipped(inner: &mut Inner) {
-    let Inner { script, prepared, .. } = inner;
-    for id in script.take_skipped() {
-        let Some(known) = prepared.get_mut(&id) else {
-            continue;
-        };
-        match &mut known.state {
-            Prepared::InFlight(n) if *n > 1 => *n -= 1,
-            Prepared::InFlight(_) if !known.there => drop(prepared.remove(&id)),
-            Prepared::InFlight(_) | Prepared::Closing => known.state = Prepared::Broken,
-            Prepared::Ready | Prepared::Stale | Prepared::Broken => {}
-        }
+        inner.prepared.forgotten();
     }
 }
 

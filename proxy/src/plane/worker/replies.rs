@@ -21,248 +21,332 @@ use crate::spread;
 /// Splits what was read by the script and hands each piece to the session that asked.
 pub(super) fn hand_out(worker: &Rc<Worker>, io: &mut Io) -> Result<(), Gone> {
     let mut guard = worker.inner.borrow_mut();
-    let inner = &mut *guard;
-    let mut offer = false;
-    // Bytes at the front of the buffer that go to the running request's session.
-    let mut run = 0;
-    loop {
-        if io.body_left > 0 {
-            let n = io.body_left.min(io.buffer.len() - run);
-            if n == 0 {
-                break;
-            }
-            io.body_left -= n;
-            if io.body_forward {
-                run += n;
-            } else {
-                drop_bytes(worker, inner, io, &mut run, n);
-            }
-            continue;
-        }
-        let header = match frame::peek(&io.buffer[run..], FRAME_MAX) {
-            Ok(Some(header)) => header,
-            Ok(None) => break,
-            Err(_) => {
-                return Err(Gone::Misfit(Misfit {
-                    tag: char::from(io.buffer[run]),
-                }));
-            }
-        };
-        let here = io.buffer.len() - run;
-        let total = header.total();
-        let looked_at = inner.unconfirmed || inner.counts_named && header.tag == b'C';
-        if total <= here && inner.script.merely_passes(header.tag) && !looked_at {
-            run += total;
-            continue;
-        }
-        if matches!(header.tag, b'S' | b'A' | b'N' | b'E' | b'C' | b'Z' | b'K' | b'v') {
-            if total > SMALL_FRAME_MAX {
-                return Err(Gone::Misfit(Misfit {
-                    tag: char::from(header.tag),
-                }));
-            }
-            if here < total {
-                break;
-            }
-        }
-        let body = &io.buffer[run + 5.min(here)..run + total.min(here)];
-        let verdict = match header.tag {
-            b'S' => {
-                if worker.direct {
-                    worker.note_parameter(body);
-                }
-                if inner.mute {
-                    let frame = &io.buffer[run..run + total];
-                    inner.muted.push(Bytes::copy_from_slice(frame));
-                }
-                on_parameter_status(inner)
-            }
-            b'A' => {
-                // It stands behind what came before it, whoever's request runs now.
-                let body = body.to_vec();
-                deliver(worker, inner, io, &mut run);
-                on_notification(worker, inner, &body);
-                Verdict::Swallow
-            }
-            b'N' => on_notice(inner, body)?,
-            b'E' => {
-                let fields = ErrorFields::decode(body).map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
-                if fields.is_fatal() {
-                    deliver(worker, inner, io, &mut run);
-                    return Err(Gone::Server(Some(Rc::new(fields))));
-                }
-                let replanned = fields.routine.as_deref() == Some("RevalidateCachedQuery");
-                // Or somebody deallocated it where nobody could read it: in a function, in DO.
-                if (replanned || fields.code == SqlState::INVALID_SQL_STATEMENT_NAME)
-                    && let Some(id) = inner.script.binding()
-                {
-                    inner.prepared.is_broken(id);
-                }
-                if fields.code == SqlState::DUPLICATE_PREPARED_STATEMENT
-                    && let Some(id) = inner.script.parsing()
-                {
-                    inner.prepared.is_taken(id);
-                }
-                if replanned {
-                    repeat_with_new_plan(inner, run);
-                }
-                let at_parse = inner.script.at_parse_of_client();
-                let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
-                if inner.script.take_owed_sync() {
-                    pgnet::frontend::sync(&mut inner.out);
-                    inner.script.push(Step::client(Op::Sync).ending());
-                }
-                if let Some(head) = inner.pending.front_mut() {
-                    head.error = true;
-                    head.settled.parse_failed |= at_parse;
-                }
-                inner.unconfirmed = false;
-                // A Parse of it may be what was skipped.
-                inner.unnamed = None;
-                inner.prepared.skipped(inner.script.take_skipped());
-                let early = inner.script.take_ended_early();
-                if early > 0 {
-                    join_no_more(worker, inner);
-                    run += total;
-                    deliver(worker, inner, io, &mut run);
-                    offer |= end_joined(worker, inner)?;
-                    inner.repeat_skipped(early - 1, worker);
-                    continue;
-                }
-                verdict
-            }
-            tag => {
-                let status = if tag == b'Z' {
-                    body.first().copied().unwrap_or(0)
-                } else {
-                    0
-                };
-                if tag == b'C' && inner.counts_named {
-                    count_named(inner, body);
-                }
-                let (mut verdict, event) = inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
-                if inner.unconfirmed && tag == b'C' {
-                    inner.unconfirmed = false;
-                    verdict = Verdict::Error(unconfirmed());
-                }
-                if matches!(tag, b'1' | b'3')
-                    && !matches!(verdict, Verdict::Swallow)
-                    && let Some(head) = inner.pending.front_mut()
-                {
-                    head.settled.acks += 1;
-                }
-                match event {
-                    Event::None | Event::Error => {}
-                    Event::Parsed(id) => inner.prepared.parsed(id),
-                    Event::Closed(id) => inner.prepared.closed(id),
-                    Event::Described(id, to) => {
-                        // Too long to be here as a whole: not looked at.
-                        let seen = (here >= total).then(|| spread::add(spread::of(body), u64::from(tag)));
-                        let shape = inner.prepared.described(id, seen, || shape_of(tag, body));
-                        if to == To::Client
-                            && let Some(head) = inner.pending.front_mut()
-                        {
-                            head.settled.shapes.push(shape);
-                        }
-                    }
-                    Event::CopyIn { reopened } => {
-                        let Some(head) = inner.pending.front() else {
-                            return Err(Gone::Misfit(Misfit { tag: 'G' }));
-                        };
-                        if head.purpose != Purpose::Leased {
-                            return Err(Gone::Misfit(Misfit { tag: 'G' }));
-                        }
-                        if let Some(slot) = &head.slot {
-                            slot.set_copy_in(reopened);
-                        }
-                        inner.open_batch |= reopened;
-                    }
-                    Event::CopyBoth => return Err(Gone::Misfit(Misfit { tag: 'W' })),
-                    Event::Answered => {
-                        match verdict {
-                            Verdict::Forward => run += total,
-                            _ => drop_bytes(worker, inner, io, &mut run, total),
-                        }
-                        deliver(worker, inner, io, &mut run);
-                        if let Verdict::Error(fields) = verdict {
-                            pass(inner, error_frame(&fields));
-                        }
-                        offer |= end_joined(worker, inner)?;
-                        continue;
-                    }
-                    Event::Ready { last, status } => {
-                        inner.status = status;
-                        if inner.unconfirmed {
-                            inner.unconfirmed = false;
-                            deliver(worker, inner, io, &mut run);
-                            pass(inner, error_frame(&unconfirmed()));
-                        }
-                        let muted = std::mem::take(&mut inner.muted);
-                        let failed = inner.pending.front().is_some_and(|head| head.error);
-                        if !muted.is_empty() && (failed || status != b'I') {
-                            // What an error has rolled back; or what holds until the transaction has ended.
-                            deliver(worker, inner, io, &mut run);
-                            for frame in muted {
-                                pass(inner, frame);
-                            }
-                        }
-                        if (inner.mute || inner.holds_ready) && verdict_forwards(&verdict) {
-                            verdict = Verdict::Swallow;
-                        }
-                        if status == b'T' && inner.strict && verdict_forwards(&verdict) {
-                            verdict = Verdict::Swallow;
-                            deliver(worker, inner, io, &mut run);
-                            pass(inner, error_frame(&left_open()));
-                            pass(inner, Bytes::from_static(b"Z\0\0\0\x05E"));
-                        }
-                        if last {
-                            if verdict_forwards(&verdict) {
-                                run += total;
-                            }
-                            deliver(worker, inner, io, &mut run);
-                            if !verdict_forwards(&verdict) {
-                                io.buffer.advance(total);
-                            }
-                            offer |= end_request(worker, inner, status)?;
-                            continue;
-                        }
-                    }
-                }
-                verdict
-            }
-        };
-        match verdict {
-            Verdict::Forward => {
-                let n = total.min(here);
-                run += n;
-                io.body_left = total - n;
-                io.body_forward = true;
-            }
-            Verdict::Swallow => {
-                let n = total.min(here);
-                drop_bytes(worker, inner, io, &mut run, n);
-                io.body_left = total - n;
-                io.body_forward = false;
-            }
-            Verdict::ParseComplete => {
-                drop_bytes(worker, inner, io, &mut run, total);
-                pass(inner, Bytes::from_static(b"1\0\0\0\x04"));
-            }
-            Verdict::Error(fields) => {
-                drop_bytes(worker, inner, io, &mut run, total.min(here));
-                io.body_left = total - total.min(here);
-                io.body_forward = false;
-                pass(inner, error_frame(&fields));
-            }
-        }
-    }
-    deliver(worker, inner, io, &mut run);
-    account(worker, inner);
+    let mut reading = Reading {
+        worker,
+        inner: &mut guard,
+        io,
+        run: 0,
+        offer: false,
+    };
+    while reading.take_frame()? {}
+    reading.deliver();
+    let offer = reading.offer;
+    account(worker, &mut guard);
     drop(guard);
     if offer {
         worker.offer();
     }
     Ok(())
+}
+
+/// A frame at the front of what was read: its tag, its length, and how much of it is there.
+#[derive(Clone, Copy)]
+struct Piece {
+    tag: u8,
+    total: usize,
+    here: usize,
+}
+
+impl Piece {
+    /// What there is of its body; it begins behind the first `run` bytes.
+    fn body(self, io: &Io, run: usize) -> &[u8] {
+        &io.buffer[run + 5.min(self.here)..run + self.total.min(self.here)]
+    }
+}
+
+/// Messages that are read here, so as a whole.
+fn is_read(tag: u8) -> bool {
+    matches!(tag, b'S' | b'A' | b'N' | b'E' | b'C' | b'Z' | b'K' | b'v')
+}
+
+/// What was read, while it is handed out.
+struct Reading<'a> {
+    worker: &'a Rc<Worker>,
+    inner: &'a mut Inner,
+    io: &'a mut Io,
+    /// Bytes at the front of the buffer that go to the running request's session.
+    run: usize,
+    /// The worker is to be offered.
+    offer: bool,
+}
+
+impl Reading<'_> {
+    /// Takes in a frame, or what there is of the rest of one. False: nothing more can be done with what is there.
+    fn take_frame(&mut self) -> Result<bool, Gone> {
+        if self.io.body_left > 0 {
+            return Ok(self.take_rest());
+        }
+        let misfit = |tag| Gone::Misfit(Misfit { tag: char::from(tag) });
+        let unread = &self.io.buffer[self.run..];
+        let header = match frame::peek(unread, FRAME_MAX) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Ok(false),
+            Err(_) => return Err(misfit(unread[0])),
+        };
+        let piece = Piece {
+            tag: header.tag,
+            total: header.total(),
+            here: unread.len(),
+        };
+        let is_whole = piece.total <= piece.here;
+        let looked_at = self.inner.unconfirmed || self.inner.counts_named && piece.tag == b'C';
+        if is_whole && self.inner.script.merely_passes(piece.tag) && !looked_at {
+            self.run += piece.total;
+            return Ok(true);
+        }
+        if is_read(piece.tag) {
+            if piece.total > SMALL_FRAME_MAX {
+                return Err(misfit(piece.tag));
+            }
+            if !is_whole {
+                return Ok(false);
+            }
+        }
+        let verdict = match piece.tag {
+            b'S' => Some(self.take_parameter(piece)),
+            b'A' => {
+                self.take_notification(piece);
+                Some(Verdict::Swallow)
+            }
+            b'N' => Some(on_notice(self.inner, piece.body(self.io, self.run))?),
+            b'E' => self.take_error(piece)?,
+            _ => self.take_answer(piece)?,
+        };
+        if let Some(verdict) = verdict {
+            self.carry_out(verdict, piece);
+        }
+        Ok(true)
+    }
+
+    /// More of a frame that did not come as a whole.
+    fn take_rest(&mut self) -> bool {
+        let n = self.io.body_left.min(self.io.buffer.len() - self.run);
+        self.io.body_left -= n;
+        if self.io.body_forward {
+            self.run += n;
+        } else {
+            self.drop_bytes(n);
+        }
+        n > 0
+    }
+
+    /// Passes a frame on, drops it, or puts another in its place.
+    fn carry_out(&mut self, verdict: Verdict, piece: Piece) {
+        let here = piece.total.min(piece.here);
+        let forwards = verdict_forwards(&verdict);
+        if forwards {
+            self.run += here;
+        } else {
+            self.drop_bytes(here);
+        }
+        self.io.body_left = piece.total - here;
+        self.io.body_forward = forwards;
+        match verdict {
+            Verdict::Forward | Verdict::Swallow => {}
+            Verdict::ParseComplete => drop(pass(self.inner, Bytes::from_static(b"1\0\0\0\x04"))),
+            Verdict::Error(fields) => drop(pass(self.inner, error_frame(&fields))),
+        }
+    }
+
+    /// `S`: never relayed to a session that shares the worker; the holder of a lease sees what its own statement changed.
+    fn take_parameter(&mut self, piece: Piece) -> Verdict {
+        if self.worker.direct {
+            self.worker.note_parameter(piece.body(self.io, self.run));
+        }
+        if self.inner.mute {
+            let frame = &self.io.buffer[self.run..self.run + piece.total];
+            self.inner.muted.push(Bytes::copy_from_slice(frame));
+            return Verdict::Swallow;
+        }
+        match (self.inner.pending.front(), self.inner.script.addressee()) {
+            (Some(head), Some(To::Client)) if head.purpose == Purpose::Leased => Verdict::Forward,
+            (None, _) if self.inner.holder.is_some() => Verdict::Forward,
+            _ => Verdict::Swallow,
+        }
+    }
+
+    /// `A`: it stands behind what came before it, whoever's request runs now.
+    fn take_notification(&mut self, piece: Piece) {
+        let body = piece.body(self.io, self.run).to_vec();
+        self.deliver();
+        on_notification(self.worker, self.inner, &body);
+    }
+
+    /// `E`. `None`: it is dealt with.
+    fn take_error(&mut self, piece: Piece) -> Result<Option<Verdict>, Gone> {
+        let fields = ErrorFields::decode(piece.body(self.io, self.run))
+            .map_err(|_| Gone::Misfit(Misfit { tag: 'E' }))?;
+        if fields.is_fatal() {
+            self.deliver();
+            return Err(Gone::Server(Some(Rc::new(fields))));
+        }
+        let inner = &mut *self.inner;
+        let replanned = fields.routine.as_deref() == Some("RevalidateCachedQuery");
+        // Or somebody deallocated it where nobody could read it: in a function, in DO.
+        if (replanned || fields.code == SqlState::INVALID_SQL_STATEMENT_NAME)
+            && let Some(id) = inner.script.binding()
+        {
+            inner.prepared.is_broken(id);
+        }
+        if fields.code == SqlState::DUPLICATE_PREPARED_STATEMENT
+            && let Some(id) = inner.script.parsing()
+        {
+            inner.prepared.is_taken(id);
+        }
+        if replanned {
+            repeat_with_new_plan(inner, self.run);
+        }
+        let at_parse = inner.script.at_parse_of_client();
+        let (verdict, _) = inner.script.on_frame(b'E', 0).map_err(Gone::Misfit)?;
+        if inner.script.take_owed_sync() {
+            pgnet::frontend::sync(&mut inner.out);
+            inner.script.push(Step::client(Op::Sync).ending());
+        }
+        if let Some(head) = inner.pending.front_mut() {
+            head.error = true;
+            head.settled.parse_failed |= at_parse;
+        }
+        inner.unconfirmed = false;
+        // A Parse of it may be what was skipped.
+        inner.unnamed = None;
+        inner.prepared.skipped(inner.script.take_skipped());
+        let early = inner.script.take_ended_early();
+        if early == 0 {
+            return Ok(Some(verdict));
+        }
+        join_no_more(self.worker, inner);
+        self.run += piece.total;
+        self.deliver();
+        self.offer |= end_joined(self.worker, self.inner)?;
+        self.inner.repeat_skipped(early - 1, self.worker);
+        Ok(None)
+    }
+
+    /// Whatever else a server says. `None`: it is dealt with.
+    fn take_answer(&mut self, piece: Piece) -> Result<Option<Verdict>, Gone> {
+        let Piece { tag, total, here } = piece;
+        let status = match tag {
+            b'Z' => piece.body(self.io, self.run).first().copied().unwrap_or(0),
+            _ => 0,
+        };
+        if tag == b'C' && self.inner.counts_named {
+            count_named(self.inner, piece.body(self.io, self.run));
+        }
+        let (mut verdict, event) = self.inner.script.on_frame(tag, status).map_err(Gone::Misfit)?;
+        if self.inner.unconfirmed && tag == b'C' {
+            self.inner.unconfirmed = false;
+            verdict = Verdict::Error(unconfirmed());
+        }
+        if matches!(tag, b'1' | b'3')
+            && !matches!(verdict, Verdict::Swallow)
+            && let Some(head) = self.inner.pending.front_mut()
+        {
+            head.settled.acks += 1;
+        }
+        match event {
+            Event::None | Event::Error => {}
+            Event::Parsed(id) => self.inner.prepared.parsed(id),
+            Event::Closed(id) => self.inner.prepared.closed(id),
+            Event::Described(id, to) => {
+                let body = piece.body(self.io, self.run);
+                // Too long to be here as a whole: not looked at.
+                let seen = (here >= total).then(|| spread::add(spread::of(body), u64::from(tag)));
+                let shape = self.inner.prepared.described(id, seen, || shape_of(tag, body));
+                if to == To::Client
+                    && let Some(head) = self.inner.pending.front_mut()
+                {
+                    head.settled.shapes.push(shape);
+                }
+            }
+            Event::CopyIn { reopened } => {
+                let head = self.inner.pending.front();
+                let Some(head) = head.filter(|head| head.purpose == Purpose::Leased) else {
+                    return Err(Gone::Misfit(Misfit { tag: 'G' }));
+                };
+                if let Some(slot) = &head.slot {
+                    slot.set_copy_in(reopened);
+                }
+                self.inner.open_batch |= reopened;
+            }
+            Event::CopyBoth => return Err(Gone::Misfit(Misfit { tag: 'W' })),
+            Event::Answered => {
+                self.carry_out(verdict, piece);
+                self.deliver();
+                self.offer |= end_joined(self.worker, self.inner)?;
+                return Ok(None);
+            }
+            Event::Ready { last, status } => {
+                let verdict = self.before_ready(verdict, status);
+                self.carry_out(verdict, piece);
+                if last {
+                    self.deliver();
+                    self.offer |= end_request(self.worker, self.inner, status)?;
+                }
+                return Ok(None);
+            }
+        }
+        Ok(Some(verdict))
+    }
+
+    /// What the client is told before it is told `Z`, and whether it is.
+    fn before_ready(&mut self, verdict: Verdict, status: u8) -> Verdict {
+        self.inner.status = status;
+        if self.inner.unconfirmed {
+            self.inner.unconfirmed = false;
+            self.deliver();
+            pass(self.inner, error_frame(&unconfirmed()));
+        }
+        let muted = std::mem::take(&mut self.inner.muted);
+        let failed = self.inner.pending.front().is_some_and(|head| head.error);
+        if !muted.is_empty() && (failed || status != b'I') {
+            // What an error has rolled back; or what holds until the transaction has ended.
+            self.deliver();
+            for frame in muted {
+                pass(self.inner, frame);
+            }
+        }
+        if !verdict_forwards(&verdict) {
+            return verdict;
+        }
+        if self.inner.mute || self.inner.holds_ready {
+            return Verdict::Swallow;
+        }
+        if status == b'T' && self.inner.strict {
+            self.deliver();
+            pass(self.inner, error_frame(&left_open()));
+            pass(self.inner, Bytes::from_static(b"Z\0\0\0\x05E"));
+            return Verdict::Swallow;
+        }
+        verdict
+    }
+
+    /// Hands what is to be passed on to the running request's session.
+    fn deliver(&mut self) {
+        if self.run == 0 {
+            return;
+        }
+        let chunk = self.io.buffer.split_to(self.run).freeze();
+        self.run = 0;
+        let length = chunk.len();
+        let queued = pass(self.inner, chunk);
+        if queued == length && length <= CLIENT_BUFFER_MIN {
+            return;
+        }
+        if let (Some(pool), Some(slot)) = (
+            self.worker.pool.upgrade(),
+            self.inner.pending.front().and_then(|p| p.slot.as_ref()),
+        ) && queued > pool.limits().client_buffer
+        {
+            self.inner.blocked = true;
+            slot.block(Rc::downgrade(self.worker));
+        }
+    }
+
+    /// Drops `n` bytes that stand behind what is to be passed on.
+    fn drop_bytes(&mut self, n: usize) {
+        self.deliver();
+        self.io.buffer.advance(n);
+    }
 }
 
 /// The least `limits.clientBuffer` may be.
@@ -359,28 +443,6 @@ fn error_frame(fields: &ErrorFields) -> Bytes {
     out.freeze()
 }
 
-/// Hands the first `run` bytes of the buffer to the running request's session.
-fn deliver(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize) {
-    if *run == 0 {
-        return;
-    }
-    let chunk = io.buffer.split_to(*run).freeze();
-    *run = 0;
-    let length = chunk.len();
-    let queued = pass(inner, chunk);
-    if queued == length && length <= CLIENT_BUFFER_MIN {
-        return;
-    }
-    if let (Some(pool), Some(slot)) = (
-        worker.pool.upgrade(),
-        inner.pending.front().and_then(|p| p.slot.as_ref()),
-    ) && queued > pool.limits().client_buffer
-    {
-        inner.blocked = true;
-        slot.block(Rc::downgrade(worker));
-    }
-}
-
 /// "cached plan must not change result type": a known read that asks for the shape of its rows in the same batch is run
 /// again with a statement parsed anew. One that does not was described before the table changed: its client has to know.
 fn repeat_with_new_plan(inner: &mut Inner, run: usize) {
@@ -410,12 +472,6 @@ fn pass(inner: &mut Inner, chunk: Bytes) -> usize {
     }
 }
 
-/// Drops `n` bytes that stand behind the run.
-fn drop_bytes(worker: &Rc<Worker>, inner: &mut Inner, io: &mut Io, run: &mut usize, n: usize) {
-    deliver(worker, inner, io, run);
-    io.buffer.advance(n);
-}
-
 /// CommandComplete: what the holder did to prepared statements by SQL.
 fn count_named(inner: &mut Inner, body: &[u8]) {
     let forgets = match body {
@@ -429,18 +485,6 @@ fn count_named(inner: &mut Inner, body: &[u8]) {
     head.settled.named = head.settled.named.saturating_add(1);
     if forgets {
         inner.prepared.forgotten();
-    }
-}
-
-/// `S`: never relayed to a session that shares the worker; the holder of a lease sees what its own statement changed.
-fn on_parameter_status(inner: &Inner) -> Verdict {
-    if inner.mute {
-        return Verdict::Swallow;
-    }
-    match (inner.pending.front(), inner.script.addressee()) {
-        (Some(head), Some(To::Client)) if head.purpose == Purpose::Leased => Verdict::Forward,
-        (None, _) if inner.holder.is_some() => Verdict::Forward,
-        _ => Verdict::Swallow,
     }
 }
 

@@ -27,7 +27,7 @@ demo: ## a cluster, two proxies, an operator, a switchover and a crash, live (KE
 	$(CARGO) build --release --locked -p pgstmtpool-proxy -p pgstmtpool-operator -p pgstmtpool-ctl -p pgstmtpool-tests --bins
 	@$${CARGO_TARGET_DIR:-target}/release/demo
 
-# WORKLOADS=a,b PEERS=a,b ROUNDS=n SECONDS=n TRANSPORT=unix PGBOUNCER=path choose; unless it is complete, its report goes to
+# WORKLOADS=a,b PEERS=a,b ROUNDS=n SECONDS=n TRANSPORT=unix PGBOUNCER=path OTHER_PROXY=path choose; unless it is complete, its report goes to
 # target/bench instead. It runs what images/static.sh has built before it is stripped, so that profiles have names.
 bench: ## beside direct connections and other poolers, into docs/BENCHMARKS.md (QUICK=1: some minutes)
 	@scripts/install-deps.sh bench

@@ -32,6 +32,7 @@ pub struct ProxyBuilder {
     world: Arc<World>,
     manifest: PathBuf,
     name: String,
+    program: Option<PathBuf>,
     args: Vec<String>,
     environment: Vec<(String, String)>,
     readonly: bool,
@@ -64,6 +65,7 @@ impl Proxy {
             world: Arc::clone(world),
             manifest: manifest.to_owned(),
             name: "proxy".to_owned(),
+            program: None,
             args: Vec::new(),
             environment: Vec::new(),
             readonly: false,
@@ -137,6 +139,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// Another build of it.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// A further argument.
     pub fn arg(mut self, argument: &str) -> Self {
         self.args.push(argument.to_owned());
@@ -178,7 +186,8 @@ impl ProxyBuilder {
         let port_ro = self.readonly.then(free_port);
         let sockets = self.world.path().join("proxy-sockets");
         std::fs::create_dir_all(&sockets).expect("folder");
-        let mut command = Command::new(program("pgstmtpool-proxy"));
+        let own = || program("pgstmtpool-proxy");
+        let mut command = Command::new(self.program.clone().unwrap_or_else(own));
         command.arg("--config").arg(&self.manifest);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--listen", &format!("{}:{port}", sockets.display())]);

@@ -75,6 +75,7 @@ impl Options {
             && self.transport == "tcp"
             && self.proxy_set.is_empty()
             && self.attach.is_none()
+            && peers::other_build().is_none()
     }
 
     fn folder(&self) -> PathBuf {

@@ -12,6 +12,7 @@ use pgstmtpool_tests::{Process, Proxy};
 
 use crate::stage::Stage;
 use crate::workloads::Workload;
+pub(crate) use own::other_build;
 
 /// One of those compared.
 #[derive(Debug)]
@@ -132,9 +133,10 @@ impl Peer {
 pub(crate) fn start(stage: &Stage, chosen: &str, workloads: &[Workload]) -> Vec<Peer> {
     let wanted = |name: &str| chosen == "all" || chosen.split(',').any(|c| c == name);
     let chosen_too = |name: &str| workloads.iter().any(|w| w.name == name);
-    let makers: [(&str, bool, Maker); 7] = [
+    let makers: [(&str, bool, Maker); 8] = [
         ("direct", true, own::direct),
         ("proxy", true, own::proxy),
+        ("proxy", other_build().is_some(), own::other_proxy),
         (
             "proxy",
             chosen_too(own::NAMES_WORKLOAD),

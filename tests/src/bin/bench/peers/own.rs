@@ -1,5 +1,7 @@
 //! Direct connections and our proxy.
 
+use std::path::{Path, PathBuf};
+
 use pgstmtpool_tests::{Manifest, Proxy};
 
 use super::{Peer, Running, first_line};
@@ -49,10 +51,30 @@ pub(super) fn proxy_with_one_thread(stage: &Stage) -> Option<Peer> {
     })
 }
 
+/// Another build of the proxy to be compared, `$OTHER_PROXY`.
+pub(crate) fn other_build() -> Option<PathBuf> {
+    std::env::var_os("OTHER_PROXY").map(PathBuf::from)
+}
+
+pub(super) fn other_proxy(stage: &Stage) -> Option<Peer> {
+    let program = other_build()?;
+    Some(Peer {
+        setup: "another build, the same settings",
+        ..started_from(stage, "proxy-other", stage.manifest(), &program)
+    })
+}
+
 fn started(stage: &Stage, name: &'static str, manifest: Manifest) -> Peer {
-    let manifest = manifest.named(name).write();
-    let proxy = Proxy::builder(&stage.world, &manifest).named(name).start();
     let program = pgstmtpool_tests::program("pgstmtpool-proxy");
+    started_from(stage, name, manifest, &program)
+}
+
+fn started_from(stage: &Stage, name: &'static str, manifest: Manifest, program: &Path) -> Peer {
+    let manifest = manifest.named(name).write();
+    let proxy = Proxy::builder(&stage.world, &manifest)
+        .named(name)
+        .program(program)
+        .start();
     let version = first_line(program.to_str().expect("a path"), &["--version"]);
     Peer::new(stage, name, version, proxy.port, Running::Proxy(Box::new(proxy)))
 }

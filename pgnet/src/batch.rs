@@ -6,7 +6,7 @@
 //! that can do this, `io_uring` is forbidden by the usual seccomp profiles of containers, this one is allowed.
 //!
 //! Most of the unsafe code of the workspace: four system calls that no library wraps for sockets. (Another one is in
-//! [`crate::low_water`]; the proxy borrows a socket by its number, in `plane/slot`.)
+//! [`crate::sockopt`]; the proxy borrows a socket by its number, in `plane/slot`.)
 #![allow(unsafe_code)]
 
 use std::io::{self, ErrorKind, IoSlice};

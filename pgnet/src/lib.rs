@@ -8,7 +8,7 @@
 //! - [`startup`], [`frontend`], [`backend`]: every message, as a view that borrows its bytes and as a function that appends it
 //!   to a buffer; [`fields`] and [`sqlstate`]: what an error or a notice says;
 //! - [`auth`]: md5 and SCRAM for both roles, as values; [`tls`] and [`stream`]: encryption and sockets, for both roles; [`batch`] and
-//!   [`low_water`]: what saves system calls;
+//!   [`sockopt`]: what saves system calls;
 //! - [`client`]: [`client::establish`] for whoever wants a bare authenticated connection, [`Connection`] for everything else;
 //! - [`quote`]: literals and identifiers for SQL text; [`trace`]: reading along.
 //!
@@ -25,8 +25,8 @@ pub mod frame;
 pub mod frontend;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod low_water;
 pub mod quote;
+pub mod sockopt;
 pub mod sqlstate;
 pub mod startup;
 pub mod stream;

@@ -7,9 +7,12 @@ mod unix;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
+use pgnet::sockopt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::plane::{Door, Listener};
 
@@ -17,6 +20,10 @@ pub use unix::SocketFile;
 
 /// Connections the kernel may hold that no data thread has accepted yet (the kernel's own limit may be lower).
 const BACKLOG: i32 = 4096;
+
+/// So long the kernel keeps a connection to itself whose client has said nothing: a client speaks first, and right away, so that a
+/// thread is woken once for both. The least there is: what watches a port by connecting is not to wait.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// A door that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +124,9 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
+    if let Err(error) = sockopt::defer_accept(socket.as_fd(), SILENT) {
+        debug!(%error, "Connections are accepted before their clients speak");
+    }
     Ok(socket.into())
 }
 

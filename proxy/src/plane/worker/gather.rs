@@ -7,7 +7,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use pgnet::low_water;
+use pgnet::sockopt;
 use pgnet::stream::Stream;
 
 use super::super::turn;
@@ -88,7 +88,7 @@ impl Worker {
         }
         let stream = self.stream.borrow();
         if let Some(Stream::Tcp(socket)) = stream.as_ref()
-            && low_water::set(socket.as_fd(), bytes).is_ok()
+            && sockopt::low_water(socket.as_fd(), bytes).is_ok()
         {
             self.low_water.set(bytes);
             if bytes > 1

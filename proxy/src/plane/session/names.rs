@@ -28,6 +28,27 @@ pub(super) enum Named {
     ForgetAll,
 }
 
+impl Named {
+    /// What it makes of a name, if it concerns it.
+    fn makes_of(&self, name: &[u8]) -> Option<Becomes<'static>> {
+        match self {
+            Self::Prepare(made, _) => (made == name).then_some(Becomes::OfSql),
+            Self::Deallocate(freed) => (freed == name).then_some(Becomes::Nothing),
+            Self::ForgetAll => (!name.is_empty()).then_some(Becomes::Nothing),
+        }
+    }
+}
+
+/// What becomes of a name.
+enum Becomes<'a> {
+    /// The client's own Parse makes it.
+    Statement(&'a Rc<Statement>),
+    /// SQL PREPARE makes it.
+    OfSql,
+    /// It is no statement's any more.
+    Nothing,
+}
+
 /// What a `1` or `3` shown to the client makes true, or the completion of a statement.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
@@ -69,17 +90,28 @@ impl Names {
         if self.open.is_empty() && self.asked.is_empty() {
             return self.settled(name);
         }
-        let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
-        let last = asked.find_map(|change| match change {
-            Change::Define(n, statement) if n == name => Some(Some(statement.clone())),
-            Change::Remove(n) if n == name => Some(None),
-            Change::DropUnnamed if name.is_empty() => Some(None),
-            _ => None,
-        });
-        match last {
-            Some(known) => known,
+        match self.becomes(name) {
+            Some(Becomes::Statement(statement)) => Some(statement.clone()),
+            Some(Becomes::OfSql | Becomes::Nothing) => None,
             None => self.settled(name),
         }
+    }
+
+    /// What was asked for makes of `name`, if all of it succeeds; `None`: nothing that concerns it.
+    fn becomes(&self, name: &[u8]) -> Option<Becomes<'_>> {
+        let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
+        asked.find_map(|change| match change {
+            Change::Define(n, statement) if n == name => Some(Becomes::Statement(statement)),
+            Change::Remove(n) if n == name => Some(Becomes::Nothing),
+            Change::DropUnnamed if name.is_empty() => Some(Becomes::Nothing),
+            Change::Sql(said) => said.makes_of(name),
+            _ => None,
+        })
+    }
+
+    /// Whether SQL PREPARE makes it, by a request that is not answered yet.
+    pub(super) fn becomes_one_of_sql(&self, name: &[u8]) -> bool {
+        matches!(self.becomes(name), Some(Becomes::OfSql))
     }
 
     /// Whether what `name` stands for hangs on the answer to an earlier request.
@@ -87,7 +119,8 @@ impl Names {
         let concerns = |change: &Change| match change {
             Change::Define(n, _) | Change::Remove(n) => n == name,
             Change::DropUnnamed => name.is_empty(),
-            Change::Sql(_) | Change::None => false,
+            Change::Sql(said) => said.makes_of(name).is_some(),
+            Change::None => false,
         };
         !self.open.iter().any(concerns) && self.asked.iter().flatten().any(concerns)
     }
@@ -113,14 +146,11 @@ impl Names {
         if name.is_empty() {
             return false;
         }
-        let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
-        let last = asked.find_map(|change| match change {
-            Change::Define(n, _) if n == name => Some(true),
-            Change::Remove(n) | Change::Sql(Named::Deallocate(n)) if n == name => Some(false),
-            Change::Sql(Named::ForgetAll) => Some(false),
-            _ => None,
-        });
-        last.unwrap_or_else(|| self.named.contains_key(name) || self.sql.contains_key(name))
+        match self.becomes(name) {
+            Some(Becomes::Nothing) => false,
+            Some(_) => true,
+            None => self.named.contains_key(name) || self.sql.contains_key(name),
+        }
     }
 
     /// Statements the client has.

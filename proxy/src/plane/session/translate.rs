@@ -245,7 +245,7 @@ fn ready_statement(
     name: &[u8],
     keeps: bool,
 ) -> Option<Bytes> {
-    if (ground.own)(name) {
+    if (ground.own)(name) || names.becomes_one_of_sql(name) {
         return Some(Bytes::copy_from_slice(name));
     }
     let statement = names.get(name)?;

@@ -118,12 +118,12 @@ mod tests {
             ..Settled::default()
         };
         names.settle(done());
-        assert!(!names.is_taken(b"a"), "the first request asked for nothing");
+        assert!(names.sql(b"a").is_none(), "the first request asked for nothing");
         names.settle(done());
-        assert!(names.is_taken(b"a"));
+        assert!(names.sql(b"a").is_some());
         names.ask(Change::Sql(Named::Deallocate(name)));
         names.request_ends();
         names.settle(Settled::default());
-        assert!(names.is_taken(b"a"), "it failed, or was not executed");
+        assert!(names.sql(b"a").is_some(), "it failed, or was not executed");
     }
 }

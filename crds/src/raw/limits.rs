@@ -153,7 +153,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Timeouts {
-    /// From accept to the end of the login. 100ms to 10m.
+    /// From accept (when the client has spoken, or has been silent for a second) to the end of the login. 100ms to 10m.
     pub login: DurationText,
     /// One statement: 57014.
     pub query: DurationText,

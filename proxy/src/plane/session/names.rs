@@ -28,6 +28,9 @@ pub(super) enum Named {
     ForgetAll,
 }
 
+/// Portals that say something by SQL and are remembered for it.
+const SAYING_MAX: usize = 64;
+
 impl Named {
     /// What it makes of a name, if it concerns it.
     fn makes_of(&self, name: &[u8]) -> Option<Becomes<'static>> {
@@ -78,6 +81,8 @@ pub(super) struct Names {
     describing: SmallVec<[Bytes; 1]>,
     /// The portal that was bound last, and the named statement it was bound to.
     bound: Option<(Bytes, Bytes)>,
+    /// What portals say by SQL when they are executed. One that is gone by then fails, and says nothing.
+    saying: BTreeMap<Bytes, SmallVec<[Named; 1]>>,
     /// What the client was told the rows of its statements look like.
     shapes: BTreeMap<Bytes, u64>,
     /// Statements whose rows look different now: the client has to prepare them anew.
@@ -173,6 +178,28 @@ impl Names {
     /// A portal is bound to a statement.
     pub(super) fn bind(&mut self, portal: &[u8], name: &[u8]) {
         self.bound = (!name.is_empty()).then(|| (Bytes::copy_from_slice(portal), self.copy(name)));
+    }
+
+    /// A portal is bound to a statement that says this by SQL.
+    pub(super) fn bind_saying(&mut self, portal: &[u8], said: SmallVec<[Named; 1]>) {
+        if said.is_empty() {
+            self.saying.remove(portal);
+            return;
+        }
+        if self.saying.len() >= SAYING_MAX {
+            self.saying.clear();
+        }
+        self.saying.insert(Bytes::copy_from_slice(portal), said);
+    }
+
+    /// What it says by SQL when it is executed.
+    pub(super) fn said_by(&self, portal: &[u8]) -> SmallVec<[Named; 1]> {
+        self.saying.get(portal).cloned().unwrap_or_default()
+    }
+
+    /// Whether any portal says something.
+    pub(super) fn some_say(&self) -> bool {
+        !self.saying.is_empty()
     }
 
     /// The named statement this portal was bound to, if it was the last one bound.

@@ -448,12 +448,27 @@ impl Session {
         }
         let input = self.input.split_to(total);
         self.translate(lease, tag, &input[5..]);
-        let forgets = said.iter().any(|named| matches!(named, Named::ForgetAll));
-        self.ask_sql(lease, said);
-        if forgets {
-            lease.worker.break_prepared();
+        if !said.is_empty() || self.names.some_say() {
+            self.follow_portal(lease, tag, &input[5..], said);
         }
         Ok(true)
+    }
+
+    /// What a portal says by SQL is said when it is executed.
+    fn follow_portal(&mut self, lease: &Lease, tag: u8, body: &[u8], said: SmallVec<[Named; 1]>) {
+        let portal = body.split(|byte| *byte == 0).next().unwrap_or_default();
+        match tag {
+            b'B' => self.names.bind_saying(portal, said),
+            b'E' => {
+                let said = self.names.said_by(portal);
+                let forgets = said.iter().any(|named| matches!(named, Named::ForgetAll));
+                self.ask_sql(lease, said);
+                if forgets {
+                    lease.worker.break_prepared();
+                }
+            }
+            _ => {}
+        }
     }
 
     fn translate(&mut self, lease: &Lease, tag: u8, body: &[u8]) {

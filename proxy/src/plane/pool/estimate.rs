@@ -3,7 +3,8 @@
 //! What can be measured is the time until we looked. It holds our own turn, and on a busy machine the time of everybody
 //! else: were that believed, reads would be spread over ever more server processes, which makes each of them look slower
 //! still. So the least that was seen counts; it rises slowly. Where the server had answered everything it was given by the
-//! time we looked, even that is only an upper bound.
+//! time we looked, even that is only an upper bound, unless we had slept until its answer came: who doubts that too takes reads of
+//! a millisecond for short ones by and by, and puts them behind each other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -114,9 +114,10 @@ impl Names {
         })
     }
 
-    /// Whether SQL PREPARE makes it, by a request that is not answered yet.
-    pub(super) fn becomes_one_of_sql(&self, name: &[u8]) -> bool {
-        matches!(self.becomes(name), Some(Becomes::OfSql))
+    /// Whether the worker knows it by the client's own name; `own`: it did before what was asked for.
+    pub(super) fn is_own(&self, name: &[u8], own: bool) -> bool {
+        self.becomes(name)
+            .map_or(own, |becomes| matches!(becomes, Becomes::OfSql))
     }
 
     /// Whether what `name` stands for hangs on the answer to an earlier request.
@@ -229,7 +230,7 @@ impl Names {
         }
     }
 
-    /// The oldest request has ended as `settled` says. Returns what it did by SQL.
+    /// The oldest request has ended as `settled` says. Returns what it did to the statements that SQL knows.
     pub(super) fn settle(&mut self, settled: Settled) -> Vec<Named> {
         let Settled {
             acks: mut acknowledged,
@@ -252,6 +253,11 @@ impl Names {
                 }
                 change if acknowledged > 0 => {
                     acknowledged -= 1;
+                    if let Change::Remove(name) = &change
+                        && !name.is_empty()
+                    {
+                        done.push(Named::Deallocate(name.clone()));
+                    }
                     self.acknowledged(change);
                 }
                 Change::Define(name, _) if parse_failed && name.is_empty() => {

@@ -143,7 +143,7 @@ fn exact(
             if kind == b'P' {
                 frontend::describe_portal(to.out(), name);
                 // What a portal's rows look like is what its statement's do: drivers remember it as that.
-                let bound = names.bound_to(name).filter(|name| !(ground.own)(name));
+                let bound = names.bound_to(name).filter(|name| !is_own(names, ground, name));
                 let id = bound.and_then(|name| Some((names.get(&name)?.id, name)));
                 to.step(Step::client(Op::DescribePortal(id.as_ref().map(|(id, _)| *id))));
                 if let Some((_, name)) = id {
@@ -155,7 +155,7 @@ fn exact(
                 Some(server_name) => {
                     frontend::describe_statement(to.out(), &server_name);
                     let id = names.get(name).filter(|_| !name.is_empty()).map(|s| s.id);
-                    let id = id.filter(|_| !(ground.own)(name));
+                    let id = id.filter(|_| !is_own(names, ground, name));
                     if id.is_some() {
                         names.ask_shape(name);
                     }
@@ -177,8 +177,9 @@ fn exact(
                 frontend::close_portal(to.out(), name);
                 names.ask(Change::None);
             } else {
-                // The statement stays on the worker for others; the server's `3` comes in order all the same.
-                frontend::close_statement(to.out(), NO_STATEMENT);
+                // The statement stays on the worker for others; the server's `3` comes in order all the same. What SQL made does not.
+                let own = is_own(names, ground, name);
+                frontend::close_statement(to.out(), if own { name } else { NO_STATEMENT });
                 names.ask(Change::Remove(Bytes::copy_from_slice(name)));
             }
             to.step(Step::client(Op::Close(None)));
@@ -237,6 +238,11 @@ fn parse(
     Ok(())
 }
 
+/// Whether the worker knows the statement by the client's own name.
+fn is_own(names: &Names, ground: &Ground<'_>, name: &[u8]) -> bool {
+    names.is_own(name, (ground.own)(name))
+}
+
 /// Makes sure the server has what `name` stands for and returns its name there; `None`: the client has no such statement.
 fn ready_statement(
     to: &mut Composer<'_>,
@@ -245,7 +251,7 @@ fn ready_statement(
     name: &[u8],
     keeps: bool,
 ) -> Option<Bytes> {
-    if (ground.own)(name) || names.becomes_one_of_sql(name) {
+    if is_own(names, ground, name) {
         return Some(Bytes::copy_from_slice(name));
     }
     let statement = names.get(name)?;

@@ -530,6 +530,9 @@ impl Session {
         }
         let (portal, name, rest) = translate::bind_parts(body)?;
         let (portal, name) = (portal.to_vec(), name.to_vec());
+        if self.names.some_say() {
+            self.names.bind_saying(&portal, SmallVec::new());
+        }
         let begun = body.len() - rest.len();
         let left = total - 5 - begun;
         let here = rest.len().min(left);

@@ -340,16 +340,31 @@ fn a_login_does_not_wait_for_a_connection_that_hangs_and_is_of_no_use_to_it() {
     let mut holder = proxy.connect("app", "postgres");
     holder.query("begin").unwrap();
     holder.query("create temporary table held ()").unwrap();
-    relay.set(RelayMode::Silent);
-    // It takes the worker that is kept ready, and another is opened in its place: that connection says nothing.
-    let mut other = proxy.connect("app", "postgres");
-    other.send(&encode::query(b"begin; select 1")).unwrap();
     let connecting = || {
         let pools = proxy.pseudo("show pools");
         pools
             .iter()
             .any(|pool| pool[1].as_deref() == Some("app") && pool[11].as_deref() != Some("0"))
     };
+    let idle = || {
+        let servers = proxy.pseudo("show servers");
+        let state = |server: &[Option<String>]| server[4].clone().unwrap_or_default();
+        let states: Vec<String> = servers.iter().map(|server| state(server)).collect();
+        let leased = states.iter().filter(|state| *state == "leased").count();
+        (leased == 1 && states.len() > 1 && !connecting()).then(|| states.len() - 1)
+    };
+    wait_until(
+        "nobody but the holder has a worker",
+        Duration::from_secs(5),
+        || idle().is_some(),
+    );
+    let idle = idle().unwrap();
+    relay.set(RelayMode::Silent);
+    // They take the workers there are, and another is opened for who comes next: that connection says nothing.
+    let mut others: Vec<Connection> = (0..idle).map(|_| proxy.connect("app", "postgres")).collect();
+    for other in &mut others {
+        other.send(&encode::query(b"begin; select 1")).unwrap();
+    }
     wait_until("a connection in the making", Duration::from_secs(5), connecting);
     relay.set(RelayMode::Pass);
     let started = Instant::now();

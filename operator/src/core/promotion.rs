@@ -150,18 +150,20 @@ impl Core {
             return Decision::default();
         };
         let mut acts = self.guard(op, now);
-        let mark = Act::Mark {
-            server: name.clone(),
-            epoch: self.durable.epoch,
-            operation: op.id.clone(),
-        };
-        // A checkpoint makes the new timeline known to pg_rewind; it is not waited for.
-        let last = if self.view.tried(&name, ActKind::Mark).is_none() {
-            mark
-        } else {
-            Act::Checkpoint { server: name.clone() }
-        };
-        self.push(&mut acts, last, now);
+        // A checkpoint makes the new timeline known to pg_rewind. What was done here when it became master before does not count.
+        let marked = self.done_since_entry(&name, ActKind::Mark).is_some();
+        let written = self.done_since_entry(&name, ActKind::Checkpoint).is_some();
+        if !written && !acts.iter().any(|act| act.server() == &name) {
+            acts.push(if marked {
+                Act::Checkpoint { server: name.clone() }
+            } else {
+                Act::Mark {
+                    server: name.clone(),
+                    epoch: self.durable.epoch,
+                    operation: op.id.clone(),
+                }
+            });
+        }
         let mut open = false;
         for server in self.settings.others(&name) {
             let Some(sample) = self.sample(&server.name).filter(|sample| sample.recovery) else {
@@ -181,7 +183,7 @@ impl Core {
             return Decision::acts(acts);
         }
         let decision = self.enter(op, Step::Labelling);
-        if self.view.tried(&name, ActKind::Checkpoint).is_none() && self.in_step(now) < PREPARE {
+        if !written && self.in_step(now) < PREPARE {
             return Decision::acts(acts);
         }
         decision

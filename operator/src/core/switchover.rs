@@ -193,7 +193,7 @@ impl Core {
     }
 
     /// When an act of this kind last ended since this step began.
-    fn done_since_entry(&self, server: &str, kind: ActKind) -> Option<Instant> {
+    pub(super) fn done_since_entry(&self, server: &str, kind: ActKind) -> Option<Instant> {
         let began = self.step_began();
         self.view
             .tried(server, kind)

@@ -56,6 +56,25 @@ fn a_dead_master_is_replaced_and_comes_back_as_a_replica() {
 }
 
 #[test]
+fn who_becomes_master_again_is_marked_and_writes_a_checkpoint_again() {
+    let mut world = settled(Durability::Required);
+    for round in 0..6 {
+        let old = master(&world).to_owned();
+        let before = world.trace.len();
+        world.kill(&old);
+        world.until(100, "a new master", |world| {
+            master(world) != old && world.store.operation.is_none()
+        });
+        for act in ["Mark", "Checkpoint"] {
+            let act = format!("{act} {{ server: {:?}", master(&world));
+            let done = world.trace[before..].iter().any(|line| line.contains(&act));
+            assert!(done, "round {round}: {act}");
+        }
+        world.until(200, "everybody follows", World::is_settled);
+    }
+}
+
+#[test]
 fn the_newest_replica_is_elected_whatever_the_order() {
     let mut world = settled(Durability::Async);
     let log = world.servers["a"].log.clone();

@@ -356,6 +356,19 @@ impl Executor {
             return self.command(server, Purpose::Rewind, &[]).await;
         }
         let source = self.server(master)?;
+        // A new master's timeline shows to pg_rewind with its first checkpoint only: before, it finds nothing to do, or goes by an older one.
+        timeout(
+            CHECKPOINT,
+            self.by_sql(
+                source,
+                Act::Checkpoint {
+                    server: source.name.clone(),
+                },
+                CHECKPOINT,
+            ),
+        )
+        .await
+        .map_err(|_| ActError::Timeout(CHECKPOINT))??;
         let mut environment = self.standby_environment(server, master)?;
         let mut info = Conninfo::default();
         info.set("user", &self.login.fallback.0);

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How long an act may take that should take no time.
 const SHORT: Duration = Duration::from_secs(5);
@@ -357,18 +357,14 @@ impl Executor {
         }
         let source = self.server(master)?;
         // A new master's timeline shows to pg_rewind with its first checkpoint only: before, it finds nothing to do, or goes by an older one.
-        timeout(
-            CHECKPOINT,
-            self.by_sql(
-                source,
-                Act::Checkpoint {
-                    server: source.name.clone(),
-                },
-                CHECKPOINT,
-            ),
-        )
-        .await
-        .map_err(|_| ActError::Timeout(CHECKPOINT))??;
+        let checkpoint = Act::Checkpoint {
+            server: source.name.clone(),
+        };
+        match timeout(CHECKPOINT, self.by_sql(source, checkpoint, CHECKPOINT)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, server = master, "No checkpoint before the rewind"),
+            Err(_) => warn!(server = master, "No checkpoint before the rewind in time"),
+        }
         let mut environment = self.standby_environment(server, master)?;
         let mut info = Conninfo::default();
         info.set("user", &self.login.fallback.0);

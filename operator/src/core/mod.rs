@@ -200,6 +200,15 @@ impl Core {
         now.saturating_duration_since(self.step_began())
     }
 
+    /// When an act of this kind last ended since this step began.
+    fn done_since_entry(&self, server: &str, kind: ActKind) -> Option<Instant> {
+        let began = self.step_began();
+        self.view
+            .tried(server, kind)
+            .and_then(|tried| tried.at)
+            .filter(|at| *at >= began)
+    }
+
     /// The current sample of a server, if it belongs to our cluster.
     fn sample(&self, name: &str) -> Option<&Sample> {
         let sample = self.view.server(name).current()?;

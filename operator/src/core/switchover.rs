@@ -192,15 +192,6 @@ impl Core {
         Decision::acts(acts)
     }
 
-    /// When an act of this kind last ended since this step began.
-    pub(super) fn done_since_entry(&self, server: &str, kind: ActKind) -> Option<Instant> {
-        let began = self.step_began();
-        self.view
-            .tried(server, kind)
-            .and_then(|tried| tried.at)
-            .filter(|at| *at >= began)
-    }
-
     fn target_failures(&self, op: &Operation) -> u32 {
         op.target
             .as_deref()

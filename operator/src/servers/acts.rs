@@ -128,12 +128,17 @@ impl Executor {
             }
             _ => {}
         }
+        self.in_time(&server, act).await
+    }
+
+    /// Does an act that needs nothing but SQL, within the time it may take.
+    async fn in_time(&self, server: &Server, act: Act) -> Result<(), ActError> {
         let limit = match act {
             Act::Promote { .. } => PROMOTE,
             Act::Checkpoint { .. } => CHECKPOINT,
             _ => SHORT,
         };
-        timeout(limit, self.by_sql(&server, act, limit))
+        timeout(limit, self.by_sql(server, act, limit))
             .await
             .map_err(|_| ActError::Timeout(limit))?
     }
@@ -360,10 +365,8 @@ impl Executor {
         let checkpoint = Act::Checkpoint {
             server: source.name.clone(),
         };
-        match timeout(CHECKPOINT, self.by_sql(source, checkpoint, CHECKPOINT)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, server = master, "No checkpoint before the rewind"),
-            Err(_) => warn!(server = master, "No checkpoint before the rewind in time"),
+        if let Err(error) = self.in_time(source, checkpoint).await {
+            warn!(%error, server = master, "No checkpoint before the rewind");
         }
         let mut environment = self.standby_environment(server, master)?;
         let mut info = Conninfo::default();

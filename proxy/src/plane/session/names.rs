@@ -28,9 +28,6 @@ pub(super) enum Named {
     ForgetAll,
 }
 
-/// Portals that say something by SQL and are remembered for it.
-const SAYING_MAX: usize = 64;
-
 impl Named {
     /// What it makes of a name, if it concerns it.
     fn makes_of(&self, name: &[u8]) -> Option<Becomes<'static>> {
@@ -66,6 +63,22 @@ pub(super) enum Change {
     /// Shown by nothing: a simple Query drops the unnamed statement, whatever becomes of it.
     DropUnnamed,
 }
+
+impl Change {
+    /// What it makes of a name, if it concerns it.
+    fn makes_of(&self, name: &[u8]) -> Option<Becomes<'_>> {
+        match self {
+            Self::Define(n, statement) => (n == name).then_some(Becomes::Statement(statement)),
+            Self::Remove(n) => (n == name).then_some(Becomes::Nothing),
+            Self::DropUnnamed => name.is_empty().then_some(Becomes::Nothing),
+            Self::Sql(said) => said.makes_of(name),
+            Self::None => None,
+        }
+    }
+}
+
+/// Portals that say something by SQL and are remembered for it.
+const SAYING_MAX: usize = 64;
 
 /// See the module.
 #[derive(Default)]
@@ -105,13 +118,7 @@ impl Names {
     /// What was asked for makes of `name`, if all of it succeeds; `None`: nothing that concerns it.
     fn becomes(&self, name: &[u8]) -> Option<Becomes<'_>> {
         let mut asked = self.asked.iter().flatten().chain(&self.open).rev();
-        asked.find_map(|change| match change {
-            Change::Define(n, statement) if n == name => Some(Becomes::Statement(statement)),
-            Change::Remove(n) if n == name => Some(Becomes::Nothing),
-            Change::DropUnnamed if name.is_empty() => Some(Becomes::Nothing),
-            Change::Sql(said) => said.makes_of(name),
-            _ => None,
-        })
+        asked.find_map(|change| change.makes_of(name))
     }
 
     /// Whether the worker knows it by the client's own name; `own`: it did before what was asked for.
@@ -122,12 +129,7 @@ impl Names {
 
     /// Whether what `name` stands for hangs on the answer to an earlier request.
     pub(super) fn is_unsettled(&self, name: &[u8]) -> bool {
-        let concerns = |change: &Change| match change {
-            Change::Define(n, _) | Change::Remove(n) => n == name,
-            Change::DropUnnamed => name.is_empty(),
-            Change::Sql(said) => said.makes_of(name).is_some(),
-            Change::None => false,
-        };
+        let concerns = |change: &Change| change.makes_of(name).is_some();
         !self.open.iter().any(concerns) && self.asked.iter().flatten().any(concerns)
     }
 
